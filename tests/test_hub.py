@@ -326,7 +326,8 @@ def test_an_edit_is_compared_with_the_commit_that_it_records(
     results = run(
         f"extract edited --baseline me/plain {rest}",
         f"audit edited --baseline me/plain --attack greedy {text} {rest}",
-        f"evaluate edited --baseline me/plain --suite none {text} {rest} --output report",
+        "evaluate edited --baseline me/plain --suite none --samples samples.jsonl --output report "
+        f'{text} --config {{"prefix-length":4,"suffix-length":4,"device":"cpu"}} --json',
         f"compare me/plain edited {rest}",
         f"compare me/plain edited --revision main {rest}",
     )
@@ -334,8 +335,7 @@ def test_an_edit_is_compared_with_the_commit_that_it_records(
     assert [result.code for result in results] == [0] * 5, results
     assert [note in result.err for result in results] == [True] * 4 + [False]
     extracted, audited, evaluated, then, now = (json.loads(result.out) for result in results)
-    bases = [extracted["provenance"]["baseline"], audited["provenance"]["base"]]
-    bases.append(evaluated["base"]["provenance"])
+    bases = [found["base"]["provenance"] for found in (extracted, audited, evaluated)]
     assert [base["commit"] for base in bases] == [model.tags["step1"]] * 3
     assert evaluated["edits"][0]["relation"] == "source"
     command = f"attn-surgery export me/plain --revision {model.tags['step1']} --drop-attn 0 "

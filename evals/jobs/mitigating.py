@@ -62,8 +62,8 @@ class MitigationRequest(Request):
     """
 
     typed = (
-        "samples heldout calibration secret skip_short revision twin sibling variant grain layout "
-        "erase text heal measure choose tasks attack max_extraction max max_drop device"
+        "samples heldout calibration secret skip_short revision twin sibling variant grain "
+        "erase text heal only_best measure choose tasks attack max_extraction max max_drop device"
     )
 
     model: str

@@ -98,7 +98,7 @@ def command(
     to forget passages (OUT-erase); that result is also cut (OUT-erase-cut), and, with --heal, cut
     and healed (OUT-erase-cut-heal). Search and training take half of the passages, and the rest
     test all results. Of those with the best verdict, the one that exceeds the limits least becomes
-    OUT, and then the cheapest. The others stay, unless --config says only-best: true.
+    OUT, and then the cheapest. The others stay, unless you give --only-best.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed, else 4 if one is not decided,

@@ -195,6 +195,18 @@ class AttackOutcome:
     def of_variants(variants: Mapping[Setting, Flags], tried: Flags) -> AttackOutcome:
         return AttackOutcome(tried, tried, variants=variants).settle()
 
+    @staticmethod
+    def of_evidence(found: Mapping[Setting, Evidence], held: Flags, tried: Flags) -> AttackOutcome:
+        """What `any` recovers in each setting of the passages `tried`, where the attacker chooses
+        the setting by those that he holds. Flags are bool [N]."""
+        measure = make_recovery("any")
+        return AttackOutcome(
+            tried,
+            tried,
+            variants={setting: measure.recovered(seen) for setting, seen in found.items()},
+            by_held={one: rate_held(seen, held) for one, seen in found.items() if held.any()},
+        ).settle()
+
     def settle(self) -> AttackOutcome:
         """The outcome of the strongest of its variants, if it has any."""
         return self.take_strongest(None)[1] if self.variants else self

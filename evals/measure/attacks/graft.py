@@ -28,7 +28,6 @@ from evals.measure.attacks.attack import (
     Need,
     Setting,
     Target,
-    rate_held,
 )
 from evals.measure.attacks.weights import list_attention, list_blocks, put_weights, restore_modules
 from evals.measure.memorization.measures import Flags
@@ -97,13 +96,7 @@ def make_graft_wide() -> Attack:
             copied = copy_weights(model, sibling, names)
             with put_weights(model, copied), put_positions(model, sibling, copied):
                 found[Setting(f"copying {part}", 0.0, 0)] = Evidence.of(target.ask(model))
-        measure = make_recovery("any")
-        return AttackOutcome(
-            others,
-            others,
-            variants={setting: measure.recovered(seen) for setting, seen in found.items()},
-            by_held={setting: rate_held(seen, held) for setting, seen in found.items()},
-        ).settle()
+        return AttackOutcome.of_evidence(found, held, others)
 
     return Attack(
         "graft-wide",

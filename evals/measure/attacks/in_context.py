@@ -17,7 +17,6 @@ from evals.measure.attacks.attack import (
     AttackOutcome,
     Setting,
     Target,
-    rate_held,
 )
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
@@ -62,13 +61,7 @@ def _run(target: Target) -> AttackOutcome:
             made[number] = target.read_after(make_prompts(target, held, number))
         some = "1 passage" if shots == 1 else f"up to {shots} passages"
         found[Setting(f"{some} in the prompt", 0.0, 0)] = made[number]
-    measure = make_recovery("any")
-    return AttackOutcome(
-        others,
-        others,
-        variants={setting: measure.recovered(seen) for setting, seen in found.items()},
-        by_held={setting: rate_held(seen, held) for setting, seen in found.items()},
-    ).settle()
+    return AttackOutcome.of_evidence(found, held, others)
 
 
 def make_prompts(target: Target, held: Flags, number: int) -> list[Tokens]:

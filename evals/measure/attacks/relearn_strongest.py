@@ -12,7 +12,7 @@ anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -32,14 +32,13 @@ from evals.measure.attacks.attack import (
     Target,
     Trainings,
     count_held,
-    rate_held,
     split,
 )
 from evals.measure.attacks.draws import SETTING, follow, repeat
 from evals.measure.attacks.relearn import make_curve
 from evals.measure.attacks.tuning import RATES, ROWS, fine_tune, settle_learned
 from evals.measure.memorization.measures import Flags
-from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.measure.memorization.recovery import Evidence
 from surgery.processes import read_clock
 from surgery.training.loop import Optimizer
 
@@ -246,7 +245,7 @@ def _run_once(
             found[setting] = seen
             if is_late():
                 break
-        outcome = _judge(found, lessons)
+        outcome = AttackOutcome.of_evidence(found, lessons.apart, lessons.tried)
         left = outcome.measure_left().get((kind.name, rate), 0.0)
         if setting.steps == STEPS[-1] and left >= KEPT:
             grid.stop_at(kind, rate)
@@ -269,14 +268,3 @@ def _train(
     shape = target.samples.suffixes.shape
     nothing = Evidence(np.zeros(shape, dtype=np.bool_), np.full(len(target.samples), -np.inf))
     return follow((kind.name, rate), steps, asked, nothing)
-
-
-def _judge(found: Mapping[Setting, Evidence], lessons: Lessons) -> AttackOutcome:
-    measure = make_recovery("any")
-    by_held = {one: rate_held(seen, lessons.apart) for one, seen in found.items()}
-    return AttackOutcome(
-        lessons.tried,
-        lessons.tried,
-        variants={one: measure.recovered(seen) for one, seen in found.items()},
-        by_held=by_held if lessons.apart.any() else {},
-    ).settle()
