@@ -1,0 +1,155 @@
+"""Contract: every figure of a page comes from benchmarks/results/, and can be measured again.
+
+Pages hold what the files say; commands of the files are as the programs take them; a change of the
+code that a result measures is found.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import date
+from pathlib import Path
+
+import click
+import pytest
+from pydantic import ValidationError
+from test_docs import ATTN_SURGERY, PYTHON, parse, parse_python
+
+from benchmarks.results import (
+    ROOT,
+    Cell,
+    Column,
+    Results,
+    find_commit,
+    list_results,
+    read_results,
+    run_git,
+    write_results,
+)
+from benchmarks.tables import fill_page, find_later_changes, list_pages, make_table, write_cell
+
+KNOWN = list_results()
+COLUMNS = [("way", "way"), ("kl", "KL", "nats"), ("any", "`any`", "count")]
+ROWS = [
+    {"way": "cut", "kl": 0.0471, "any": {"value": 0, "n": 252}},
+    {"way": "simnpo", "kl": {"value": 0.046, "ci95": (0.04, 0.05)}, "any": None},
+]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    return write_results(
+        "ways", "attn-surgery demo", COLUMNS, ROWS, measures=["surgery"], folder=tmp_path
+    )
+
+
+@pytest.mark.parametrize("page", list_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_hold_what_the_results_say(page: Path) -> None:
+    text = page.read_text()
+    assert fill_page(text, page, KNOWN) == text, "run python -m benchmarks.tables"
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_commands_of_results_are_as_the_programs_take_them(name: str) -> None:
+    for line in KNOWN[name].command:
+        program, *arguments = shlex.split(line)
+        if program in ATTN_SURGERY:
+            parse(arguments, f"{name}: {line}")
+        else:
+            assert program in (*PYTHON, "lm_eval"), line
+            if program in PYTHON:
+                parse_python(arguments, f"{name}: {line}")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_results_measure_exists(name: str) -> None:
+    assert [path for path in KNOWN[name].measures if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_page_shows_each_result(name: str) -> None:
+    """A figure that nobody reads need not be kept."""
+    assert any(f": {name} " in page.read_text() for page in list_pages())
+
+
+def test_results_say_how_they_were_measured(written: Path, tmp_path: Path) -> None:
+    read = read_results("ways", tmp_path)
+    assert read.date == date.today()
+    assert read.commit == find_commit(["surgery"])
+    assert {"python", "torch", "transformers", "attn-surgery"} <= {*read.versions}
+    assert "cores" in read.machine
+    assert read.rows[0]["any"] == Cell(value=0, n=252)
+    assert read == Results.model_validate_json(read.to_text())
+    assert json.loads(written.read_text())["rows"][1]["any"] is None
+
+
+def test_a_table_stands_between_its_markers(written: Path, tmp_path: Path) -> None:
+    page = "# Ways\n\n<!-- table: ways columns=way|any way=cut -->\n<!-- end -->\n\nMore.\n"
+    known = list_results(tmp_path)
+    filled = fill_page(page, Path("docs/ways.md"), known)
+    commit = known["ways"].commit
+    assert "| way | `any` |\n|---|---|\n| cut | 0 of 252 |\n\n[How" in filled
+    assert f"results/ways.json), at {commit}, {date.today()}.\n<!-- end -->\n\nMore.\n" in filled
+    assert fill_page(filled, Path("docs/ways.md"), known) == filled
+    command = "<!-- command: ways -->\n<!-- end -->\n"
+    assert "\n    attn-surgery demo\n" in fill_page(command, Path("docs/ways.md"), known)
+    assert list(make_table(known["ways"], []))[3] == "| simnpo | 0.046 [0.040, 0.050] |  |"
+
+
+@pytest.mark.parametrize(
+    ("marker", "says"),
+    [
+        ("table: other", "there is no benchmarks/results/other.json"),
+        ("table: ways columns=form", "no column is named form"),
+        ("table: ways way=rmu", "no row has rmu as way"),
+    ],
+)
+def test_a_marker_that_names_nothing_is_an_error(
+    written: Path, tmp_path: Path, marker: str, says: str
+) -> None:
+    page = f"<!-- {marker} -->\n<!-- end -->\n"
+    with pytest.raises(click.ClickException, match=says):
+        fill_page(page, Path("docs/ways.md"), list_results(tmp_path))
+
+
+@pytest.mark.parametrize("page", ["<!-- table: ways -->\n", "More.\n<!-- end -->\n"])
+def test_a_marker_without_its_other_half_is_an_error(page: str) -> None:
+    with pytest.raises(click.ClickException, match="do not pair up"):
+        fill_page(page, Path("docs/ways.md"), {})
+
+
+@pytest.mark.parametrize(
+    ("cell", "unit", "shown"),
+    [
+        (0.4114, "share", "41.1 %"),
+        (Cell(value=-0.117, ci95=(-0.159, -0.072)), "points", "−11.7 [−15.9, −7.2]"),
+        (0.0471, "rise", "+0.047"),
+        (13, "count", "13"),
+        (1250, "seconds", "1,250 s"),
+        (Cell(value=0.5, unit="share"), "nats", "50.0 %"),
+        (Cell(value=None), "nats", ""),
+    ],
+)
+def test_a_cell_shows_its_unit(cell: Cell | float, unit: str, shown: str) -> None:
+    assert write_cell(cell, Column(key="a", heading="", unit=unit)) == shown  # type: ignore[arg-type]
+
+
+def test_a_row_has_only_known_columns(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="a row has other, which no column has"):
+        write_results(
+            "ways", "true", COLUMNS, [{"other": 1}], measures=["surgery"], folder=tmp_path
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_older_than_what_they_measure_are_found(written: Path, tmp_path: Path) -> None:
+    read = read_results("ways", tmp_path)
+    assert find_later_changes(read) is None
+    first = run_git("rev-list", "--max-parents=0", "HEAD").splitlines()[-1][:8]
+    later = find_later_changes(read.model_copy(update={"commit": first}))
+    if run_git("rev-list", "--count", "HEAD", "--", "surgery") != "1":
+        assert later == run_git("log", "-1", "--format=%h, %s", "--", "surgery")
+    unknown = find_later_changes(read.model_copy(update={"commit": "0" * 8}))
+    assert unknown is not None
+    assert "is not in its history" in unknown
