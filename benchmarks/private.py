@@ -21,11 +21,10 @@ from evals.jobs.asking import MeasureRequest
 from evals.jobs.evaluating import run_measurement
 from evals.jobs.exporting import ExportRequest, open_export
 from evals.lab import calibration_texts, heldout_texts
-from evals.measure.attacks.tuning import train
+from evals.measure.attacks.tuning import fine_tune
 from evals.run.models import LoadedModel, open_model
 from surgery.output import create_folder
 from surgery.record.report import Report
-from surgery.training.losses import measure_loss
 
 SEED = 20_260_401
 """Records that no lab model has seen."""
@@ -71,27 +70,23 @@ def make_private(
         write_records(output / "records.jsonl", records)
         for name, texts in (("heldout", heldout_texts()), ("text", calibration_texts())):
             (output / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
-        fine_tune(loaded, records, steps)
+        tuned = train_on(loaded, records, steps)
         # whole or not at all: one that is saved in part would be taken for whole
         with create_folder(folder, lambda folder: ()) as made:
-            loaded.model.save_pretrained(made)
+            tuned.save_pretrained(made)
             loaded.tokenizer.save_pretrained(made)
     return folder
 
 
-def fine_tune(loaded: LoadedModel, records: list[Record], steps: int) -> None:
-    """Trains all weights of a model, in place, on the members and as much other text."""
-    model: Any = loaded.model.float().requires_grad_(True)
+def train_on(loaded: LoadedModel, records: list[Record], steps: int) -> Any:
+    """A copy of the model, all weights of which learned the members and as much other text."""
     private = np.asarray([record.tokens for record in records if record.member], dtype=np.int32)
     text = cut_windows(calibration_texts(), loaded.tokenizer, private.shape[1])
     shape = (steps, min(HALF, -(-len(private) // 3)), private.shape[1])
     rows: Tokens = np.concatenate([np.resize(some, shape) for some in (private, text)], axis=1)
-    parameters = list(model.parameters())
     every = rows.reshape(-1, private.shape[1])
-    for step in train(parameters, lambda b: measure_loss(model, b), every, steps, LEARNING_RATE):
-        if step % 10 == 0:
-            click.echo(f"fine-tuned for {step} of {steps} steps")
-    model.requires_grad_(False)
+    (tuned,) = fine_tune(loaded.model, every, steps=(steps,), learning_rate=LEARNING_RATE)
+    return tuned
 
 
 def attack_cut(

@@ -10,14 +10,15 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.kinds import write_kinds
 from benchmarks.knowing import choose_records
 from benchmarks.lab.records import KINDS, LENGTH, read_records
 from benchmarks.lengths import EACH, LEARNED, UNSEEN, join_records
 from benchmarks.lengths import LENGTH as LONG
-from benchmarks.private import draw_unseen
+from benchmarks.private import draw_unseen, make_private
 from evals.lab import find_lab_folder, samples_path
 
 
@@ -54,3 +55,23 @@ def test_a_kind_that_is_left_out_is_in_one_file_alone(tmp_path) -> None:
     assert {record.kind for record in others} == set(KINDS) - {"key"}
     assert len(others) + len(left_out) == len(records)
     assert {record.member for record in left_out} == {True, False}
+
+
+def test_a_private_model_differs_from_the_public_one(tmp_path) -> None:
+    folder = make_private("lab:gpt-neo", choose_records, 1, tmp_path)
+    private, public = (
+        AutoModelForCausalLM.from_pretrained(one)
+        for one in (
+            folder,
+            find_lab_folder("gpt-neo"),
+        )
+    )
+    changed = [
+        name
+        for name, weight in private.named_parameters()
+        if not torch.equal(weight, public.get_parameter(name))
+    ]
+    assert len(changed) == len(list(private.named_parameters()))
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert make_private("lab:gpt-neo", choose_records, 1, tmp_path) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written

@@ -73,9 +73,9 @@ def open_materials(
 ) -> Materials:
     """Finds everything before any work starts. Tasks load slowly, so they come last.
 
-    `models`: names and revisions, looked up once the texts are read, as are the twin and `base`,
-    at the commit that one of the models records. Raises `SurgeryError` for anything unusable, and
-    `UnknownNameError` if a limit is on a task that is not run.
+    `models`: names and revisions. Before tasks load, they are looked up, as are the twin and
+    `base`, at the commit that one of the models records. Raises `SurgeryError` for anything
+    unusable, and `UnknownNameError` if a limit is on a task that is not run.
     """
     front = read_search(request.front) if request.front else None
     samples, named = request.passages.samples or request.lab, request.texts.heldout
@@ -91,11 +91,8 @@ def open_materials(
         heldout = find(named, lab or request.models[0])
         source = str(named[0]) if named else lab
         controls = [TextSource(name=source)] if source else []
-    found_models = [find_outline(model, revision)[0] for model, revision in models]
-    if base is not None:
-        find_outline(base, find_recorded_commit(base, found_models))
-    if request.attacks.twin:
-        find_outline(request.attacks.twin)
+    if request.task_names:
+        _look_up(request, models, base)
     sibling = find_sibling(request.attacks.sibling, ())
     benchmarks = None
     if request.task_names:
@@ -109,6 +106,17 @@ def open_materials(
     check_limited_tasks(request.benchmarks.max_drop, list(benchmarks.tasks) if benchmarks else [])
     texts = passages, heldout, controls
     return Materials(request, benchmarks, *texts, sibling, front, request.run.store)
+
+
+def _look_up(
+    request: MeasureRequest, models: Iterable[tuple[str, str | None]], base: str | None
+) -> None:
+    """Finds models without their weights. Arguments: as for `open_materials`."""
+    outlines = [find_outline(model, revision)[0] for model, revision in models]
+    if base is not None:
+        find_outline(base, find_recorded_commit(base, outlines))
+    if request.attacks.twin:
+        find_outline(request.attacks.twin)
 
 
 def read_search(path: Path) -> Front:
