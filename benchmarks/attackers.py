@@ -26,6 +26,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +57,17 @@ from surgery.training.training import WINDOW
 
 LEFT_OUT, WINDOWS = 0.25, 128
 ASKING = ("any", "hints:8", "hints:16", "in-context")
-TRAINING = ("relearn", "relearn-strongest")
 TUNED = (
     Setting("all weights on half of the passages", 1e-3, 100),
     Setting("all weights on half of the passages", 3e-4, 100),
     Setting("all weights on half of the passages", 1e-4, 100),
     Setting("all weights by SGD on half of the passages", 0.3, 100),
     Setting("all weights by SGD on half of the passages", 0.03, 100),
-    Setting("rank-64 adapters on half of the passages", 1e-3, 100),
     Setting("rank-8 adapters on half of the passages", 1e-3, 100),
     Setting("all weights", 3e-4, 100),
     Setting("all weights on half of the passages among other text", 3e-4, 100),
 )
-"""Nine of the trainings of `relearn-strongest`, to 100 steps: those that take all weights come
+"""Eight of the trainings of `relearn-strongest`, to 100 steps: those that take all weights come
 first, and of each kind the fastest."""
 TAUGHT, LISTED_STEPS = 30, 60
 """Records of each kind that a private model learns, and the steps that it takes."""
@@ -101,7 +100,7 @@ class Bed:
     public: str | None
     twin: str | None
     output: Path
-    steps: int
+    steps: tuple[int, ...]
     trained: tuple[Setting, ...]
 
     @cached_property
@@ -132,18 +131,16 @@ class Bed:
 
     def list_defenses(self) -> dict[str, Callable[[Path], object]]:
         """Defense → what makes its folder."""
-        found: dict[str, Callable[[Path], object]] = {
-            "cut": self._cut,
-            "cut, healed": self._heal,
-            "erased by the cut": self._erase,
-            "erased by the cut, hardened": partial(self._erase, harden=True),
-            "erased by context:8": partial(self._erase, by="context:8"),
-            "erased by context:8, hardened": partial(self._erase, by="context:8", harden=True),
-            "erased by gradient-difference": partial(self._erase, by="gradient-difference"),
-            "erased by simnpo": partial(self._erase, by="simnpo"),
-        }
+        found: dict[str, Callable[[Path], object]] = {"cut": self._cut, "cut, healed": self._heal}
+        ways = ["cut", "context:8", "gradient-difference", "simnpo"]
         if self.public is not None:
-            found["erased by the public base"] = partial(self._erase, by=self.public)
+            ways.insert(0, self.public)
+        for way, harden, steps in product(ways, (False, True), self.steps):
+            who = {"cut": "the cut", self.public: "the public base"}.get(way, way)
+            parts = [f"erased by {who}"] + ["hardened"] * harden
+            parts += [f"{steps} steps"] * (len(self.steps) > 1)
+            make = partial(self._erase, by=way, harden=harden, steps=steps)
+            found[", ".join(parts)] = make
         return found
 
     def place(self, defense: str) -> Path:
@@ -162,13 +159,13 @@ class Bed:
         asked = {"source": self.model, "text": self.text, "output": output}
         open_heal(HealRequest.of(model=str(cut), **asked)).run()
 
-    def _erase(self, output: Path, by: str = "cut", *, harden: bool = False) -> None:
+    def _erase(self, output: Path, by: str, *, harden: bool, steps: int) -> None:
         asked: dict[str, Any] = {"by": by}
         if by == "cut":
             spec, _, variant = self.teacher.partition(":")
             asked = {"drop_attn": spec, "variant": variant or "identity"}
         asked |= {"model": self.model, "samples": self.samples, "leave_out": LEFT_OUT}
-        asked |= {"text": self.text, "harden": harden, "steps": self.steps, "device": "cpu"}
+        asked |= {"text": self.text, "harden": harden, "steps": steps, "device": "cpu"}
         open_erase(EraseRequest.of(**asked, output=output)).run()
 
 
@@ -180,7 +177,9 @@ def attack(bed: Bed, loaded: LoadedModel, base: Found | None, *, with_cut: bool)
     listed = bed.listed
     unrelated = bed.cut_text(listed.tokens.shape[1])
     on = Target(loaded.model, loaded.tokenizer, listed, unrelated, draws=1, cut=loaded.cut)
-    names = [*ASKING, *TRAINING]
+    names = [*ASKING, "relearn"]
+    if bed.trained and loaded is not bed.base:  # which gives already what it would bring back
+        names.append("relearn-strongest")
     if with_cut and loaded.cut:
         names.append("revive")
     if base is not None and bed.public is not None and with_cut:
@@ -250,7 +249,7 @@ def make_row(
         "form": measure_rise(bed, loaded, bed.passages.select(~bed.passages.trained_on).tokens),
         "unlisted": Cell(value=float(apart.mean()), n=len(apart)),
         **{one: make_cell(share) for one, share in shares.items()},
-        "setting": name_best(after["relearn-strongest"]),
+        "setting": name_best(after.get("relearn-strongest", after["relearn"])),
         "best": best,
         "most": make_cell(shares[best]),
     }
@@ -269,7 +268,10 @@ COLUMNS = [
     Column(key="kl", heading="KL", unit="nats"),
     Column(key="form", heading="form", unit="rise", digits=2),
     Column(key="unlisted", heading="not listed: `any`", unit="share"),
-    *(Column(key=name, heading=f"`{name}`", unit="share") for name in (*ASKING, *TRAINING)),
+    *(
+        Column(key=name, heading=f"`{name}`", unit="share")
+        for name in (*ASKING, "relearn", "relearn-strongest")
+    ),
     Column(key="setting", heading="by which training"),
     *(Column(key=name, heading=f"`{name}`", unit="share") for name in ("revive", "graft")),
     Column(key="graft-wide", heading="`graft-wide`", unit="share"),
@@ -302,7 +304,7 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         yield look(TWIN, twin, with_cut=False)
     yield first
     for name, make in bed.list_defenses().items():
-        if only and name not in only:
+        if only and not name.startswith(only):
             continue
         folder = bed.place(name)
         if not folder.exists():
@@ -320,16 +322,19 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 @click.option("--public", help="The model that MODEL was fine-tuned from.")
 @click.option("--twin", help="A model that never saw the passages. [default: the public one]")
 @click.option("--private", is_flag=True, help="Fine-tune MODEL on records that it never saw.")
-@click.option("--steps", default=60, show_default=True, help="Of an erasing.")
-@click.option("--tuned", default=100, show_default=True, help="Steps of each tuned training.")
-@click.option("--only", multiple=True, help="A defense. Repeatable.")
+@click.option(
+    "--steps", multiple=True, default=(60,), show_default=True, help="Of an erasing. Repeatable."
+)
+@click.option("--tuned", default=100, show_default=True, help="Steps of a tuned training; 0: none.")
+@click.option("--only", multiple=True, help="Defenses whose names begin so. Repeatable.")
 @click.option("--name", help="Also write benchmarks/results/NAME.json.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.pass_context
 def main(
     context: click.Context, model: str, samples: str | None, heldout: tuple[Path, ...],
     text: tuple[str, ...], cut: str, teacher: str, public: str | None, twin: str | None,
-    private: bool, steps: int, tuned: int, only: tuple[str, ...], name: str | None, output: Path,
+    private: bool, steps: tuple[int, ...], tuned: int, only: tuple[str, ...], name: str | None,
+    output: Path,
 ) -> None:  # fmt: skip
     """Attack each defense of MODEL by those who know it."""
     torch.set_num_threads(1)
@@ -342,7 +347,7 @@ def main(
         public, model = model, str(make_private(model, choose_records, LISTED_STEPS, place))
         samples = str(place / "records.jsonl")
         heldout, text = (place / "heldout.txt",), (str(place / "text.txt"),)
-    trained = tuple(replace(one, steps=tuned) for one in TUNED)
+    trained = tuple(replace(one, steps=tuned) for one in TUNED if tuned)
     texts = text or (model,)
     bed = Bed(
         model, samples or model, heldout, texts, cut, teacher, public, twin or public, output,
