@@ -1,8 +1,9 @@
 """Erases passages: the intact model learns to predict on them what a teacher predicts.
 
-The teacher does not know the passages, but predicts ordinary text (`surgery.training.ways`). On the
-suffixes of passages, the student learns its predictions; on other text, it learns those that it
-made itself before. Both losses are KL(teacher || student). Attention stays in place.
+The teacher does not know the passages, but predicts ordinary text (`surgery.training.ways`, where
+some ways have a loss of their own in place of a teacher). On the suffixes of passages, the student
+learns its predictions; on other text, it learns those that it made itself before. Both losses are
+KL(teacher || student). Attention stays in place.
 
 Teaching by a competent and an incompetent teacher is that of Chundawat et al. 2023 (arXiv
 2205.08096); distillation makes unlearning robust (UNDO, arXiv 2506.06278).
@@ -55,12 +56,12 @@ def teach_to_forget(
     as_adapter: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Trained:
-    """Teaches the source of `prepared` what the teacher of `way` predicts on `passages`.
+    """Trains the source of `prepared` to forget `passages`, as `way` says.
 
-    `check_teacher` gets the teacher before it teaches, and may raise. `device`: by default a GPU,
-    if there is one. `device_map`: spreads the model over several. `passes`: the dtype of forward
-    passes, by default as `choose_dtype` says. `as_adapter`: what was learned stays beside the
-    weights of the source, as an adapter. `advance` counts steps.
+    `check_teacher` gets the teacher, if any, before it teaches, and may raise. `device`: by default
+    a GPU, if there is one. `device_map`: spreads the model over several. `passes`: the dtype of
+    forward passes, by default as `choose_dtype` says. `as_adapter`: what was learned stays beside
+    the weights of the source, as an adapter. `advance` counts steps.
     Raises `UnsupportedError` for a model that cannot be erased, has an edit that no record tells
     of, or does not fit into memory with what it learns, and `NotFiniteError`.
     """
@@ -73,10 +74,12 @@ def teach_to_forget(
     check_recorded(source, earlier)
     model = load_to_train(source, device, passes, device_map)
     constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
-    with way.open(model) as teacher:
-        check_teacher(teacher)
-        by_teacher = count_recited(teacher, passages)  # it may share tensors, which will change
-        lessons = model, teacher, text, passages, schedule
+    with way.open(model) as loss:
+        by_teacher = None
+        if loss.teacher is not None:
+            check_teacher(loss.teacher)
+            by_teacher = count_recited(loss.teacher, passages)  # its tensors may change
+        lessons = model, loss, text, passages, schedule
         taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
     weights, adapter = source, None
     if as_adapter:
