@@ -158,6 +158,30 @@ def test_each_way_forgets_is_recorded_and_repeats(work: Path, tmp_path: Path, wa
     assert (again.code, again.json["exact"]) == (0, True), again
 
 
+def test_python_takes_each_way(work: Path, tmp_path: Path) -> None:
+    """And writes what the command writes."""
+    rows = [
+        json.loads(line)["tokens"] for line in (work / "samples.jsonl").read_text().splitlines()
+    ]
+    told = {"text": [work / "text.txt"], "steps": 1}
+    for number, by in enumerate((str(work / "public"), "context:1", "simnpo")):
+        out, made = tmp_path / f"{number}", tmp_path / f"made-{number}"
+        done = erase(work, out, by, "--steps", 1)
+        assert done.code == 0, done.stderr
+        export = surgery.erase(work / "base", None, rows, 6, by=by, output=made, **told)
+        assert export.manifest.step.erasing is not None
+        assert export.manifest.step.erasing.teacher == read(out).teacher
+        weights = [(folder / "model.safetensors").read_bytes() for folder in (out, made)]
+        assert weights[0] == weights[1]
+    both = "`drop_attn` names the cut that teaches, and goes with no other way"
+    for cut, by in (("0", "simnpo"), (None, "cut")):
+        with pytest.raises(surgery.SurgeryError, match=both):
+            surgery.erase(work / "base", cut, rows, 6, by=by, output=tmp_path / "no", **told)
+    with pytest.raises(surgery.SurgeryError, match="no such way"):
+        surgery.erase(work / "base", None, rows, 6, by="context:", output=tmp_path / "no", **told)
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize("by", ["public", "context:1", "simnpo"])
 def test_a_hardened_adapter_repeats(work: Path, tmp_path: Path, by: str) -> None:
     out, way = tmp_path / "out", work / by if by == "public" else by
@@ -210,8 +234,8 @@ def test_a_teacher_with_other_tokens_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("context:0",), "--by takes a number of tokens after context:, such as context:8"),
-        (("context:few",), "--by takes a number of tokens after context:, such as context:8"),
+        (("context:0",), "--by: no such way (expected context:K, such as context:8, got "),
+        (("context:few",), "--by: no such way (expected context:K, such as context:8, got "),
         (("context:8", "--drop-attn", "0"), "--drop-attn is of a cut: leave it out, or leave out"),
         (("public", "--plan", "plan.json"), "--plan is of a cut: leave it out, or leave out --by"),
         (("public", "--device", "all"), "a model that teaches needs one device"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import UnsupportedError
+from surgery.errors import UnknownNameError, UnsupportedError
 
 if TYPE_CHECKING:
     from surgery.hub.resolved import ResolvedModel
@@ -21,12 +21,14 @@ _TOKENS = re.compile(rf"{CONTEXT}([1-9][0-9]{{0,6}})")
 def read_context(by: str) -> int | None:
     """How many tokens the model sees that teaches itself; None for another way.
 
-    Raises `ValueError` if that is no number.
+    Raises `UnknownNameError` if that is no number.
     """
     if not by.startswith(CONTEXT):
         return None
     if (found := _TOKENS.fullmatch(by)) is None:
-        raise ValueError(f"`by` takes a number of tokens after {CONTEXT}, such as context:8")
+        raise UnknownNameError(
+            "no such way", where="`by`", expected=f"{CONTEXT}K, such as context:8", got=by
+        )
     return int(found[1])
 
 
@@ -36,8 +38,11 @@ def names_model(by: str) -> bool:
 
 
 def open_way(by: str, student: ResolvedModel) -> Way:
-    """The way of a name, but for a cut. Raises `UnsupportedError` for a teacher with other tokens
-    than the student, or another number of them; one on the Hub is then not downloaded."""
+    """The way of a name, but for a cut.
+
+    Raises as `read_context`, and `UnsupportedError` for a teacher with other tokens than the
+    student, or another number of them; one on the Hub is then not downloaded.
+    """
     from surgery.training.ways.context import ByContext
     from surgery.training.ways.gradient_difference import ByGradientDifference
     from surgery.training.ways.model import ByModel
