@@ -54,6 +54,7 @@ from surgery.selection import parse_selection
 from surgery.training.distillation import ROWS_OF_PASSAGES, Lesson, distill
 from surgery.training.erasing import STEPS
 from surgery.training.hardening import WEIGHT
+from surgery.training.losses import Divergence
 from surgery.training.student import Flags
 from surgery.training.training import LEARNING_RATE, ROWS, WINDOW, Schedule, choose_rate
 from surgery.training.training import STEPS as HEALING_STEPS
@@ -180,8 +181,8 @@ class Bench:
         windows = schedule.tokenize(self.text, loaded.tokenizer, loaded.dimensions).windows
         first = 1 if way.whole else self.listed.prefix_length
         lessons = [
-            Lesson(self.model, windows, way.windows),
-            Lesson(teacher, self.listed.tokens, way.passages, first, way.weight),
+            Lesson(Divergence(self.model), windows, way.windows),
+            Lesson(Divergence(teacher), self.listed.tokens, way.passages, first, way.weight),
         ]
         return distill(student, lessons, schedule, constants=constants).student.settle()
 

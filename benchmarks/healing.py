@@ -38,6 +38,7 @@ from surgery.editing.in_memory import Editable, apply
 from surgery.fitting.calibration import Calibration
 from surgery.proof.expected import find_constants
 from surgery.training.distillation import teach
+from surgery.training.losses import Divergence
 from surgery.training.training import WINDOW, Schedule
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -167,7 +168,8 @@ class Edits:
         return mean_loss(model, self.heldout, _ROWS), measure_recall(model, self.samples)
 
     def heal(self, model: Any, steps: int, **constants: Any) -> tuple[float, float]:
-        taught = teach(model, self.model, model, self.tokens, None, Schedule(steps), **constants)
+        loss = Divergence(model)
+        taught = teach(model, self.model, loss, self.tokens, None, Schedule(steps), **constants)
         return self.see(taught.student.model)
 
     def measure(

@@ -36,6 +36,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evals.measure.attacks.tuning import fine_tune, plan_fine_tuning
 from surgery.checkpoint.source import open_checkpoint
 from surgery.training.distillation import Lesson, distill, plan_training
+from surgery.training.losses import Divergence
 from surgery.training.planning import Fit
 from surgery.training.training import Schedule
 
@@ -94,7 +95,8 @@ def prepare_training(model: Any, way: str) -> tuple[Fit, Callable[[], object]]:
                 pass
 
         return plan_fine_tuning(model, passages, room=1 << 60)[1], attack
-    lessons = [Lesson(model, text, 4 if few else 16), Lesson(model, passages, len(passages), 24)]
+    loss = Divergence(model)
+    lessons = [Lesson(loss, text, 4 if few else 16), Lesson(loss, passages, len(passages), 24)]
     schedule = Schedule(3, rank=WAYS[way])
     plan = partial(plan_training, model, lessons, schedule, owns_base=True)
     found = plan(room=1 << 60)

@@ -25,9 +25,9 @@ from surgery.proof.expected import find_constants
 from surgery.training.distillation import TaughtRows, teach
 from surgery.training.loop import LARGEST_GRADIENT, descend, fall
 from surgery.training.losses import (
+    Divergence,
     divide,
     find_recited,
-    measure_divergence,
     measure_loss,
     to_tokens,
 )
@@ -117,7 +117,7 @@ class Bed:
             said = model(input_ids=rows[:, :-1]).logits[:, PREFIX - 1 :].argmax(-1)
             right = float((said == rows[:, PREFIX:]).float().mean())
             parts = [
-                share * float(measure_divergence(model, self.model, some, 1))
+                share * float(Divergence(self.model)(model, some, 1))
                 for share, some in divide(self.held, 1, 16)
             ]
         return int(recited.sum()), right, sum(parts)
@@ -132,7 +132,7 @@ class Bed:
             plan = editable.plan(*HEALED)
             start = teacher = editable.apply(plan)
             constants = find_constants([plan], dict(start.state_dict()))
-        given = start, self.model, teacher, self.text, passages
+        given = start, self.model, Divergence(teacher), self.text, passages
         taught = teach(*given, schedule, constants=constants)
         made, kept = round_weights(taught.student, "BF16")
         return made, kept, time.perf_counter() - begun

@@ -102,7 +102,7 @@ class NotFiniteError(MeasurementError):
 
 
 class UnknownNameError(MeasurementError):
-    """No attack or task of a run has this name, or it takes no limit: exit code 2."""
+    """No attack, task, or way has this name, or it takes no limit: exit code 2."""
 
 
 def find_near(name: object, known: Iterable[str], most: int) -> list[str]:

@@ -54,6 +54,7 @@ from surgery.training import distillation, planning
 from surgery.training.distillation import TaughtRows, count_recited, teach
 from surgery.training.erasing import teach_to_forget
 from surgery.training.healing import heal_by_source
+from surgery.training.losses import Divergence
 from surgery.training.planning import Fit
 from surgery.training.training import Schedule
 from surgery.training.ways.cut import ByCut
@@ -209,7 +210,7 @@ def test_training(
 
     def train(model: Any, cut: Any) -> Any:
         lessons = make_text(), make_passages(), Schedule(2, rank=how.rank, hardened=hardened)
-        taught = teach(model, model, cut, *lessons, constants=constants)
+        taught = teach(model, model, Divergence(cut), *lessons, constants=constants)
         rounded, kept = round_weights(taught.student, "BF16")
         places = [[one.device for one in some.parameters()] for some in (model, rounded)]
         assert places[0] == places[1]
@@ -226,7 +227,7 @@ def test_a_plan_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
     measured = list[int]()
     monkeypatch.setattr(planning, "measure_needed", partial(note, measured))
-    taught = teach(model, model, model, make_text(), make_passages(), Schedule(1))
+    taught = teach(model, model, Divergence(model), make_text(), make_passages(), Schedule(1))
     assert (taught.schedule.rank, taught.student.model.device) == (0, GPU)
     weights = sum(one.nbytes for one in taught.student.learned)
     assert 3 * weights < measured[0] < free  # gradients, and two moments
@@ -422,7 +423,8 @@ def test_families(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def measure(model: Any) -> Any:
         cut = apply(model, "1", "zero")
         passages = TaughtRows(rows.tokens, PREFIX, "random numbers", "0" * 64)
-        taught = teach(model, model, cut, make_text(), passages, Schedule(1, rank=2))
+        loss, schedule = Divergence(cut), Schedule(1, rank=2)
+        taught = teach(model, model, loss, make_text(), passages, schedule)
         model, _ = round_weights(taught.student, "F32")
         return taught.losses, [extract(one, rows, full=True).values for one in (model, cut)]
 

@@ -32,6 +32,7 @@ from surgery.training.hardening import (
     draw_rehearsals,
     harden,
 )
+from surgery.training.losses import Divergence
 from surgery.training.planning import Fit
 from surgery.training.training import Schedule
 
@@ -99,11 +100,11 @@ def test_passages_weigh_a_third_of_the_text(hardened: bool) -> None:
     passages = TaughtRows(rows, 4, "passages", "0" * 64)
     schedule = training.Schedule(2, hardened=hardened)
     student, intact, cut = (tiny_model(seed) for seed in range(3))
-    found = teach(student, intact, cut, text, passages, schedule).losses
+    found = teach(student, intact, Divergence(cut), text, passages, schedule).losses
     weight = 1 / 3 if hardened else 1.0
     lessons = [
-        Lesson(intact, rows, training.ROWS),
-        Lesson(cut, rows, distillation.ROWS_OF_PASSAGES, 4, weight),
+        Lesson(Divergence(intact), rows, training.ROWS),
+        Lesson(Divergence(cut), rows, distillation.ROWS_OF_PASSAGES, 4, weight),
     ]
     assert WEIGHT == 1 / 3
     assert found == distill(student, lessons, schedule).losses
@@ -139,7 +140,10 @@ def test_each_step_rehearses_fine_tuning_on_the_passages_of_the_last_lesson(
         assert sum(part() for part in forget(chosen)).item() == pytest.approx(0.5 * apart, rel=1e-4)
 
     monkeypatch.setattr(distillation, "harden", note)
-    lessons = [Lesson(intact, text, 16), Lesson(cut, passages, 6, first=4, weight=0.5)]
+    lessons = [
+        Lesson(Divergence(intact), text, 16),
+        Lesson(Divergence(cut), passages, 6, first=4, weight=0.5),
+    ]
     schedule = Schedule(3, seed=7, learning_rate=1e-3, hardened=True)
     distill(student, lessons, schedule)
     assert [rate for _, rate in given] == 3 * [1e-3]
@@ -156,7 +160,9 @@ def test_rehearsals_lead_to_other_weights() -> None:
     for hardened in (False, True):
         student, teacher = tiny_model(seed=0).float(), tiny_model(seed=1)
         schedule = Schedule(2, learning_rate=1e-3, hardened=hardened)
-        learned = distill(student, [Lesson(teacher, rows, 6, first=4)], schedule).student.learned
+        learned = distill(
+            student, [Lesson(Divergence(teacher), rows, 6, first=4)], schedule
+        ).student.learned
         found.append(torch.cat([one.flatten() for one in learned]))
     assert not torch.equal(*found)
 
@@ -175,7 +181,10 @@ def test_a_step_whose_passes_take_few_rows_learns_the_same(
         student, teacher = tiny_model(seed=0).float(), tiny_model(seed=1)
         for model in (student, teacher):
             model.register_forward_hook(lambda _, given, out: shapes.add(out.logits.shape[:2]))
-        lessons = [Lesson(teacher, rows, 5), Lesson(teacher, rows, 4, first=6, weight=0.5)]
+        lessons = [
+            Lesson(Divergence(teacher), rows, 5),
+            Lesson(Divergence(teacher), rows, 4, first=6, weight=0.5),
+        ]
         schedule = Schedule(3, learning_rate=1e-3, hardened=hardened)
         return distill(student, lessons, schedule).losses
 

@@ -134,6 +134,7 @@ def test_an_export_by_id_equals_that_of_the_folder(
         "me/model --revision step1000": ("pickled", model.tags["step1000"]),
         f"me/model --revision {first}": ("pickled-shards", first),
         f"me/model --revision {first[:8]}": ("pickled-shards", first),
+        "me/model@side/line": ("single", model.branches["side/line"]),
         "neo --layout compact": ("neo", hub.repositories["neo"].branches["main"]),
     }
     lines = [f"export {case} --drop-attn -1 --output {i}" for i, case in enumerate(cases)]
@@ -146,7 +147,7 @@ def test_an_export_by_id_equals_that_of_the_folder(
         recorded = json.loads((tmp_path / str(i) / "surgery.json").read_text())["history"][0][
             "source"
         ]
-        name, _, revision = case.partition(" --revision ")
+        name, _, revision = case.replace("@", " --revision ").partition(" --revision ")
         assert recorded == {
             "model": name.split()[0],
             "revision": revision or None,

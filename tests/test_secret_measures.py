@@ -29,7 +29,7 @@ from evals.run.early_exit import read_divergences
 from evals.run.predictions import Sampling
 from surgery.selection import EditedHeads
 from surgery.training.distillation import Lesson, distill
-from surgery.training.losses import measure_loss
+from surgery.training.losses import Divergence, measure_loss
 from surgery.training.training import Schedule
 
 MODEL = tiny_model()
@@ -208,7 +208,7 @@ def test_a_lesson_is_the_secret_alone(hardened: bool) -> None:
     rows = SECRETS.tokens[NUMBER : 2 * NUMBER]
     made = []
     for some in (rows, rows[:, : PREFIX + LENGTHS[1]]):
-        lesson = Lesson(tiny_model(2), some, 2, PREFIX)
+        lesson = Lesson(Divergence(tiny_model(2)), some, 2, PREFIX)
         made.append(distill(tiny_model(1), [lesson], Schedule(2, rank=0, hardened=hardened)))
     assert made[0].losses == pytest.approx(made[1].losses, rel=1e-5)
     assert_alike(made[0].student.model, made[1].student.model)

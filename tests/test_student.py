@@ -22,7 +22,7 @@ from surgery.errors import UnsupportedError
 from surgery.training import distillation, weights
 from surgery.training.distillation import Lesson, distill
 from surgery.training.loop import descend, fall
-from surgery.training.losses import measure_loss
+from surgery.training.losses import Divergence, measure_loss
 from surgery.training.student import Student, cast_weights, make_student
 from surgery.training.training import ADAPTERS_RATE, LEARNING_RATE, Schedule, choose_rate
 from surgery.training.weights import round_weights
@@ -168,7 +168,11 @@ def test_the_best_look_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distillation, "find_recited", look)
     rows = np.random.default_rng(0).integers(0, 50, (8, 12)).astype(np.int32)
     model, teacher = tiny_model(0), tiny_model(1)
-    taught = distill(model, [Lesson(model, rows, 4), Lesson(teacher, rows, 4, 6)], Schedule(4))
+    taught = distill(
+        model,
+        [Lesson(Divergence(model), rows, 4), Lesson(Divergence(teacher), rows, 4, 6)],
+        Schedule(4),
+    )
     assert [(one.step, one.passages, one.recited) for one in taught.looks] == [
         (1, 8, 5), (2, 8, 1), (3, 8, 1), (4, 8, 2),
     ]  # fmt: skip
@@ -178,4 +182,7 @@ def test_the_best_look_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_text_alone_is_not_looked_at() -> None:
     rows = np.random.default_rng(0).integers(0, 50, (8, 12)).astype(np.int32)
-    assert distill(tiny_model(0), [Lesson(tiny_model(1), rows, 4)], Schedule(2)).looks == []
+    assert (
+        distill(tiny_model(0), [Lesson(Divergence(tiny_model(1)), rows, 4)], Schedule(2)).looks
+        == []
+    )

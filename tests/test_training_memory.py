@@ -21,6 +21,7 @@ from evals.measure.attacks import tuning
 from surgery.errors import UnsupportedError
 from surgery.training import planning
 from surgery.training.distillation import Lesson, _distill, distill, plan_training
+from surgery.training.losses import Divergence
 from surgery.training.planning import Fit, _Count, measure_needed
 from surgery.training.training import Schedule
 
@@ -45,7 +46,10 @@ def make_lessons(text: int = 4, passages: int = 3) -> list[Lesson]:
     )
     rows[0, 15:] = -1  # a shorter one
     teacher = wide_model(1)
-    return [Lesson(teacher, windows, text), Lesson(teacher, rows, passages, 10)]
+    return [
+        Lesson(Divergence(teacher), windows, text),
+        Lesson(Divergence(teacher), rows, passages, 10),
+    ]
 
 
 def count_real(run: Any) -> int:

@@ -20,6 +20,7 @@ from surgery.editing.loading import load_model
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
 from surgery.training.distillation import Lesson, distill
+from surgery.training.losses import Divergence
 from surgery.training.student import copy_sharing
 from surgery.training.training import Schedule
 
@@ -40,12 +41,12 @@ def test_a_spread_model_learns_the_same() -> None:
         before = {name: one.clone() for name, one in model.named_parameters()}
         cut = copy_sharing(model)
         editable = Editable(cut)
-        lessons = [Lesson(model, rows, 8), Lesson(cut, rows, 8, first=6)]
+        lessons = [Lesson(Divergence(model), rows, 8), Lesson(Divergence(cut), rows, 8, first=6)]
         with editable.make_replacements(editable.plan("1")).activate():
             learned.append(distill(model, lessons, Schedule(3, rank=4)).losses)
         assert all(one.equal(before[name]) for name, one in model.named_parameters())
     assert learned[0] == pytest.approx(learned[1], rel=1e-5)
-    lessons[1] = Lesson(apply(tiny_model(), "1"), rows, 8, first=6)
+    lessons[1] = Lesson(Divergence(apply(tiny_model(), "1")), rows, 8, first=6)
     assert distill(tiny_model(), lessons, Schedule(3, rank=4)).losses == pytest.approx(learned[0])
 
 

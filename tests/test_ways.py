@@ -1,6 +1,8 @@
-"""Contract: what teaches a model to forget is a cut of it, another model, or itself nearsighted.
+"""Contract: what teaches a model to forget is a cut of it, another model, or itself nearsighted, or
+nothing does, and a loss takes the place of a teacher.
 
 - A short context predicts each token as the model does that gets nothing but the last K.
+- A loss without a teacher is that of its paper, passage by passage, however they are divided.
 - Each way forgets, is recorded, verifies without its teacher, and repeats to the bit.
 - A teacher that recites the passages, or that has other tokens, is refused, and nothing is written.
 """
@@ -8,7 +10,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +25,12 @@ from tiny_tokenizer import save_tiny, tiny_model
 import surgery
 from surgery.proof.verification import verify
 from surgery.record.manifest import ErasingRecord, ShortContext, Source, read_manifest
-from surgery.training.losses import find_recited
+from surgery.training.losses import divide, find_recited, measure_loss
 from surgery.training.ways.context import ByContext
+from surgery.training.ways.gradient_difference import ByGradientDifference
+from surgery.training.ways.names import PENALTIES
+from surgery.training.ways.penalty import Penalty
+from surgery.training.ways.simnpo import BySimNPO
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 ROWS, STEPS = 12, 6
@@ -45,9 +53,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     tokenizer.write_text(json.dumps(described))
     rows = recited_rows(tiny_model(), 2 * ROWS)
-    with ByContext(1).open(tiny_model()) as teacher:
+    with ByContext(1).open(tiny_model()) as loss:
         tokens = np.asarray([row["tokens"] for row in rows], np.int32)
-        known = find_recited(teacher, tokens, 6, len(tokens))
+        known = find_recited(loss.teacher, tokens, 6, len(tokens))
     unknown = [row for row, recited in zip(rows, known, strict=True) if not recited]
     write_rows(folder / "samples.jsonl", unknown[:ROWS])
     (folder / "text.txt").write_text(" ".join(f"{n} cold stones {n * 7 % 101}" for n in range(900)))
@@ -75,23 +83,46 @@ def read(folder: Path) -> ErasingRecord:
 @pytest.mark.parametrize("window", [1, 3, 9, 40])
 def test_a_short_context_is_all_that_the_teacher_sees(window: int) -> None:
     model, ids = tiny_model(), torch.arange(2, 26).view(2, 12)
-    with torch.no_grad(), ByContext(window).open(model) as teacher:
+    with torch.no_grad(), ByContext(window).open(model) as loss:
         for kept in (0, 1, 5):
-            logits = teacher(input_ids=ids, logits_to_keep=kept).logits
+            logits = loss.teacher(input_ids=ids, logits_to_keep=kept).logits
             ends = range(1, 13)[-kept:]
             alone = [model(ids[:, max(0, end - window) : end]).logits[:, -1] for end in ends]
             torch.testing.assert_close(logits, torch.stack(alone, 1), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["model", "context"])
+@pytest.mark.parametrize(
+    ("way", "formula"),
+    [
+        (ByGradientDifference(7.5), lambda mean: max(7.5 - mean, 0.0)),
+        (BySimNPO(0.3), lambda mean: 2 / 0.3 * math.log1p(math.exp(-0.3 * mean))),
+    ],
+)
+def test_a_loss_without_a_teacher(way: Penalty, formula: Callable[[float], float]) -> None:
+    """Passages of 9 and 6 tokens, of which the last 5 and 2 count. The mean is over tokens, so that
+    two passes make what one makes."""
+    model, rows = tiny_model(), np.arange(2, 20, dtype=np.int32).reshape(2, 9)
+    rows[1, 6:] = -1
+    with torch.no_grad():
+        alone = [torch.from_numpy(row[row >= 0][None]).long() for row in rows]
+        means = [float(measure_loss(model, row, 4)) for row in alone]
+    assert 7 < min(means) < 7.5 < max(means), "one is above the bound"
+    with torch.no_grad(), way.open(model) as loss:
+        found = float(loss(model, rows, 4))
+        parts = sum(share * float(loss(model, some, 4)) for share, some in divide(rows, 4, 1))
+    assert found == pytest.approx((5 * formula(means[0]) + 2 * formula(means[1])) / 7, rel=1e-4)
+    assert parts == pytest.approx(found, rel=1e-4)
+
+
+@pytest.mark.parametrize("way", ["model", "context", *PENALTIES])
 def test_each_way_forgets_is_recorded_and_repeats(work: Path, tmp_path: Path, way: str) -> None:
     out = tmp_path / "out"
-    by = {"model": str(work / "public"), "context": "context:1"}[way]
+    by = {"model": str(work / "public"), "context": "context:1"}.get(way, way)
     done = erase(work, out, by)
     assert done.code == 0, done.stderr
     record = read(out)
     assert record.recital is not None
-    assert record.recital.by_teacher == 0
+    assert record.recital.by_teacher == (None if way in PENALTIES else 0)
     assert record.recital.recited < ROWS / 2
     assert (record.cut_parts, record.calibration) == ([], None)
     told = attn_surgery("inspect", out).stdout
@@ -103,6 +134,15 @@ def test_each_way_forgets_is_recorded_and_repeats(work: Path, tmp_path: Path, wa
         assert "taught by the model public, not hardened" in told
         assert "--by public" in card
         assert str(work) not in card + (out / "surgery.json").read_text()
+    elif way in PENALTIES:
+        named = {
+            "gradient-difference": "gradient difference, up to 3 nats per token",
+            "simnpo": "SimNPO with a beta of 4.5",
+        }[way]
+        assert f"steps, by {named}, not hardened" in told
+        assert f"No model taught it: the training made them less likely, by {named}." in card
+        assert "teacher" not in card
+        assert f"--by {way}" in card
     else:
         assert record.teacher == ShortContext(context=1)
         assert "taught by the model itself with a context of 1 token, not hardened" in told
@@ -118,7 +158,31 @@ def test_each_way_forgets_is_recorded_and_repeats(work: Path, tmp_path: Path, wa
     assert (again.code, again.json["exact"]) == (0, True), again
 
 
-@pytest.mark.parametrize("by", ["public", "context:1"])
+def test_python_takes_each_way(work: Path, tmp_path: Path) -> None:
+    """And writes what the command writes."""
+    rows = [
+        json.loads(line)["tokens"] for line in (work / "samples.jsonl").read_text().splitlines()
+    ]
+    told = {"text": [work / "text.txt"], "steps": 1}
+    for number, by in enumerate((str(work / "public"), "context:1", "simnpo")):
+        out, made = tmp_path / f"{number}", tmp_path / f"made-{number}"
+        done = erase(work, out, by, "--steps", 1)
+        assert done.code == 0, done.stderr
+        export = surgery.erase(work / "base", None, rows, 6, by=by, output=made, **told)
+        assert export.manifest.step.erasing is not None
+        assert export.manifest.step.erasing.teacher == read(out).teacher
+        weights = [(folder / "model.safetensors").read_bytes() for folder in (out, made)]
+        assert weights[0] == weights[1]
+    both = "`drop_attn` names the cut that teaches, and goes with no other way"
+    for cut, by in (("0", "simnpo"), (None, "cut")):
+        with pytest.raises(surgery.SurgeryError, match=both):
+            surgery.erase(work / "base", cut, rows, 6, by=by, output=tmp_path / "no", **told)
+    with pytest.raises(surgery.SurgeryError, match="no such way"):
+        surgery.erase(work / "base", None, rows, 6, by="context:", output=tmp_path / "no", **told)
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("by", ["public", "context:1", "simnpo"])
 def test_a_hardened_adapter_repeats(work: Path, tmp_path: Path, by: str) -> None:
     out, way = tmp_path / "out", work / by if by == "public" else by
     done = erase(work, out, way, "--steps", 2, "--harden", "--as-adapter")
@@ -170,8 +234,8 @@ def test_a_teacher_with_other_tokens_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("context:0",), "--by takes a number of tokens after context:, such as context:8"),
-        (("context:few",), "--by takes a number of tokens after context:, such as context:8"),
+        (("context:0",), "--by: no such way (expected context:K, such as context:8, got "),
+        (("context:few",), "--by: no such way (expected context:K, such as context:8, got "),
         (("context:8", "--drop-attn", "0"), "--drop-attn is of a cut: leave it out, or leave out"),
         (("public", "--plan", "plan.json"), "--plan is of a cut: leave it out, or leave out --by"),
         (("public", "--device", "all"), "a model that teaches needs one device"),

@@ -16,7 +16,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from surgery.editing.in_memory import apply
 from surgery.fitting.calibration import Calibration
 from surgery.training.distillation import TaughtRows, count_recited, teach
-from surgery.training.losses import measure_divergence
+from surgery.training.losses import Divergence
 from surgery.training.training import Schedule
 from surgery.training.weights import round_weights
 
@@ -42,7 +42,7 @@ def erase(model: Any, passages: TaughtRows, rank: int) -> tuple[Any, float, Any]
     text = np.random.default_rng(1).integers(0, 400, (16 * STEPS, 16)).astype(np.int32)
     cut = apply(model, "0-1", "zero")
     windows = Calibration(text, (), spread=True)
-    taught = teach(model, model, cut, windows, passages, Schedule(STEPS, rank=rank))
+    taught = teach(model, model, Divergence(cut), windows, passages, Schedule(STEPS, rank=rank))
     made, kept = round_weights(taught.student, "BF16")
     return made, kept, passages.tell(made, count_recited(cut, passages))
 
@@ -59,6 +59,6 @@ def test_adapters_erase_what_all_weights_do(wide: Any) -> None:
         assert recital.recited <= recital.by_teacher < 3, rank
         assert kept > 0.95, rank
         assert {one.dtype for one in made.parameters()} == {torch.bfloat16}
-        costs.append(float(measure_divergence(made, wide, held, 1)))
+        costs.append(float(Divergence(wide)(made, held, 1)))
     assert count_recited(wide, passages) == len(rows)
     assert costs[1] < 2 * costs[0]

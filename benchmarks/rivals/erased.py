@@ -14,6 +14,7 @@ from surgery.editing.in_memory import apply
 from surgery.selection import format_selection, variant_name
 from surgery.training.distillation import ROWS_OF_PASSAGES, Lesson, distill
 from surgery.training.hardening import WEIGHT
+from surgery.training.losses import Divergence
 from surgery.training.student import cast_weights
 from surgery.training.training import Schedule, choose_rate
 
@@ -46,8 +47,8 @@ def erased(
     intact = cast_weights(model, bed.passes)
     cut = apply(intact, blocks, variant)
     lessons = [
-        Lesson(intact, bed.text, ROWS),
-        Lesson(cut, bed.samples.tokens, ROWS_OF_PASSAGES, bed.samples.prefix_length),
+        Lesson(Divergence(intact), bed.text, ROWS),
+        Lesson(Divergence(cut), bed.samples.tokens, ROWS_OF_PASSAGES, bed.samples.prefix_length),
     ]
     if harden:
         lessons[1] = replace(lessons[1], weight=WEIGHT)

@@ -1,14 +1,12 @@
-"""Unlearning by training: gradient difference, NPO, and SimNPO.
+"""Unlearning by training: NPO, and the losses of the ways of `erase` that have no teacher.
 
 All train every weight with AdamW, and hold the predictions on other text to those of the base, by
 KL(base || model). They differ in what they do on the passages:
 
-- `gradient_difference_kl` raises the loss on a passage up to `most` nats per token (Liu et al.
-  2022, arXiv 2203.12817, in the form of the TOFU benchmark, arXiv 2401.06121).
+- `gradient_difference_kl`, `simnpo`: ours (`surgery.training.ways`), at the rate, the weight, and
+  the number of steps that are chosen here.
 - `npo_kl`: the less likely a passage is already, the weaker its gradient (Zhang et al. 2024, arXiv
   2404.05868, negative preference optimization).
-- `simnpo`: the same without a reference model; the loss counts by token (Fan et al. 2024, arXiv
-  2410.07163, with a margin of 0).
 """
 
 from __future__ import annotations
@@ -18,12 +16,16 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from benchmarks.rivals.bed import Bed, token_kl
 from surgery.training.loop import LARGEST_GRADIENT, LossPart, descend, fall
 from surgery.training.student import cast_weights
+from surgery.training.ways.gradient_difference import ByGradientDifference
+from surgery.training.ways.penalty import Penalty
+from surgery.training.ways.simnpo import BySimNPO
 
 LEARNING_RATE = 1e-4
 BETA = 0.1
@@ -35,15 +37,26 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Passages and windows of a batch → the loss."""
 
 
-def gradient_difference_kl(
-    model: Any, bed: Bed, *, rate: float = LEARNING_RATE, weight: float = 1.0, most: float = 5.0
+def penalize(
+    model: Any,
+    bed: Bed,
+    *,
+    way: Callable[..., Penalty],
+    rate: float = LEARNING_RATE,
+    weight: float = 1.0,
+    **setting: float,
 ) -> Iterator[None]:
-    length = bed.samples.suffix_length
+    """`way`: of `attn-surgery erase --by`, whose loss has a `setting`."""
+    loss, first = way(**setting), bed.samples.prefix_length
 
     def forget(passages: torch.Tensor) -> torch.Tensor:
-        return -(bed.suffix_nll(model, passages) / length).clamp(max=most).mean()
+        return loss(model, passages.numpy().astype(np.int32), first)
 
     return _hold(model, bed, forget, rate, weight)
+
+
+gradient_difference_kl = partial(penalize, way=ByGradientDifference)
+simnpo = partial(penalize, way=BySimNPO)
 
 
 def npo_kl(
@@ -55,18 +68,6 @@ def npo_kl(
         with torch.no_grad():
             before = bed.suffix_nll(reference, passages)
         return npo_loss(bed.suffix_nll(model, passages), before, beta).mean()
-
-    return _hold(model, bed, forget, rate, weight)
-
-
-def simnpo(
-    model: Any, bed: Bed, *, rate: float = LEARNING_RATE, weight: float = 1.0, beta: float = 2.5
-) -> Iterator[None]:
-    length = bed.samples.suffix_length
-
-    def forget(passages: torch.Tensor) -> torch.Tensor:
-        by_token = bed.suffix_nll(model, passages) / length
-        return (-2 / beta * functional.logsigmoid(beta * by_token)).mean()
 
     return _hold(model, bed, forget, rate, weight)
 

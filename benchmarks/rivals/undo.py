@@ -30,6 +30,9 @@ RATE, FORGOTTEN, MOST = 1e-3, 0.01, 20
 after so many looks at the passages, or when its time is over. A student of a teacher that still
 recites recites, too, so it does not count."""
 
+BOUND = 5.0
+"""The first method raises the loss on a passage up to so many nats per token."""
+
 
 def undo(
     model: Any,
@@ -55,7 +58,7 @@ def undo(
 def make_teacher(model: Any, bed: Bed, seconds: float = math.inf) -> dict[str, Any]:
     """Changes the model into one that no longer gives the passages: the argument `teacher`."""
     end, rate = read_seconds() + seconds, RATE * scale_rate(model)
-    for look, _ in enumerate(gradient_difference_kl(model, bed, rate=rate), 1):
+    for look, _ in enumerate(gradient_difference_kl(model, bed, rate=rate, most=BOUND), 1):
         recovered = bed.measure_recovered(model)
         if recovered <= FORGOTTEN or look == MOST or read_seconds() > end:
             click.echo(f"undo: the teacher gives {recovered:.1%} after {look} looks", err=True)

@@ -1,12 +1,11 @@
-"""An erasing, from its request to its folder: MODEL taught by one that does not know passages."""
+"""An erasing, from its request to its folder: MODEL trained to forget passages."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import model_validator
 
@@ -27,9 +26,9 @@ from evals.run.groups import (
     Training,
 )
 from evals.run.request import Option, Request
-from surgery.errors import UnsupportedError
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
+from surgery.training.ways.names import CUT, names_model, read_context
 
 if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting, Prepared
@@ -40,16 +39,11 @@ if TYPE_CHECKING:
     from surgery.training.ways.way import Way
 
 
-CUT = "cut"
-_CONTEXT = "context:"
-_TOKENS = re.compile(rf"{_CONTEXT}([1-9][0-9]{{0,6}})")
-
-
 class EraseRequest(Request):
-    """Teach a model what its teacher predicts on passages, and save the checkpoint.
+    """Train a model to forget passages in the way `by`, and save the checkpoint.
 
-    The teacher is a cut of the model, another model, or the model with a short context (`by`).
-    Without a named cut, a search chooses one (`evals.choose.teachers`).
+    It learns what a teacher predicts on them, or there is a loss in place of a teacher. If a cut is
+    to teach and none is named, a search chooses one (`evals.choose.teachers`).
     """
 
     typed = (
@@ -63,7 +57,9 @@ class EraseRequest(Request):
         "What teaches on the passages. cut: MODEL without the attention of some blocks. "
         "context:K, such as context:8: MODEL itself, which sees only the last K tokens. Or another "
         "model with the same tokens that never saw the passages, such as the public base of a "
-        "fine-tune: a folder, a Hub id, or lab:NAME.",
+        "fine-tune: a folder, a Hub id (its revision may follow: owner/name@main), or lab:NAME. "
+        "gradient-difference and simnpo: no model; the passages are made less likely, which costs "
+        "new text of their form most.",
         Option("edit", "WAY"),
     ] = CUT
     cut: Cut = Cut()
@@ -82,11 +78,10 @@ class EraseRequest(Request):
     @model_validator(mode="after")
     def _has_lessons(self) -> EraseRequest:
         folders, cut = self.folders, self.cut
-        if self.by.startswith(_CONTEXT) and self.context is None:
-            raise ValueError(f"`by` takes a number of tokens after {_CONTEXT}, such as context:8")
+        read_context(self.by)
         if self.by != CUT and (named := [name for name, value in cut if value]):
             raise ValueError(f"`{named[0]}` is of a cut: leave it out, or leave out `by`")
-        if self.by_model and self.run.device == "all":
+        if names_model(self.by) and self.run.device == "all":
             raise ValueError("a model that teaches needs one device: give `device` another value")
         if cut.variant is not None and cut.drop_attn is None:
             raise ValueError("`variant` needs `drop_attn`")
@@ -106,21 +101,10 @@ class EraseRequest(Request):
     def steps(self) -> int:
         return self.training.steps or ERASE_STEPS
 
-    @property
-    def context(self) -> int | None:
-        """How many tokens the model sees that teaches itself; None for another teacher."""
-        found = _TOKENS.fullmatch(self.by)
-        return None if found is None else int(found[1])
-
-    @property
-    def by_model(self) -> bool:
-        """Whether another model teaches."""
-        return self.by != CUT and self.context is None
-
 
 @dataclass(frozen=True)
 class OpenedErasing(OpenedStep):
-    """An erasing that can be made. `way`: what teaches; None: a cut that a search is to choose.
+    """An erasing that can be made. `way`: None: a cut that a search is to choose.
     `fit_on`: the text for the variants of a cut; None if they need none."""
 
     request: EraseRequest
@@ -193,6 +177,9 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
     from surgery.training.erasing import check_adaptable
     from surgery.training.planning import RANK
     from surgery.training.training import Schedule
+    from surgery.training.ways.cut import ByCut
+    from surgery.training.ways.model import ByModel
+    from surgery.training.ways.names import open_way
 
     folders, cut, training = request.folders, request.cut, request.training
     edit, variant = cut.read_edit(), cut.variant or "identity"
@@ -208,7 +195,7 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
     check_erasable(prepared.model.inventory)
     if request.as_adapter:
         check_adaptable(prepared.checkpoint)
-    teacher = _find_teacher(request, prepared.model)
+    way: Way | None = None if request.by == CUT else open_way(request.by, prepared.model)
     rank = training.adapters or (RANK if request.run.device == "all" else None)
     lessons = open_lessons(
         request.passages,
@@ -218,57 +205,12 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
         text=training.text or (folders.model,),
         chosen=chosen or prepared.chosen,
     )
-    if teacher is not None and lessons.passages is not None:
-        lessons.passages.check_length(teacher.inventory.dimensions)
+    if isinstance(way, ByModel) and lessons.passages is not None:
+        lessons.passages.check_length(way.model.inventory.dimensions)
     prepared = replace(prepared, chosen=lessons.chosen)
-    way = _open_way(request, prepared, teacher)
+    if prepared.plan.selection:
+        way = ByCut(prepared)
     return OpenedErasing(request, prepared.without_cut, lessons, way, fit_on)
-
-
-def _find_teacher(request: EraseRequest, model: ResolvedModel) -> ResolvedModel | None:
-    """The other model that teaches `model`; None if none does. Raises `UnsupportedError` for one
-    with other tokens, or another number of them; one on the Hub is then not downloaded."""
-    from evals.run.finding import share_tokens
-    from surgery.families import family_of
-    from surgery.hub.finding import find_model
-
-    if not request.by_model:
-        return None
-    number = model.inventory.dimensions.vocabulary
-
-    def refuse(expected: object, got: object) -> UnsupportedError:
-        return UnsupportedError(
-            f"has other tokens than {model.source.model}, so it cannot teach it",
-            where=request.by,
-            expected=expected,
-            got=got,
-            fix="name a model with the same tokens in `by`",
-        )
-
-    def check(config: dict[str, Any]) -> None:
-        if (others := family_of(config).dimensions(config).vocabulary) != number:
-            raise refuse(f"a vocabulary of {number:,}", f"{others:,}")
-
-    teacher = find_model(request.by, check=check)
-    check(teacher.checkpoint.config)
-    if not share_tokens(model, teacher):
-        raise refuse("the same text for each token id", "another tokenizer")
-    return teacher
-
-
-def _open_way(
-    request: EraseRequest, prepared: Prepared, teacher: ResolvedModel | None
-) -> Way | None:
-    """What teaches; None for a cut that a search is to choose. `teacher`: another model."""
-    from surgery.training.ways.context import ByContext
-    from surgery.training.ways.cut import ByCut
-    from surgery.training.ways.model import ByModel
-
-    if request.context is not None:
-        return ByContext(request.context)
-    if teacher is not None:
-        return ByModel(teacher)
-    return ByCut(prepared) if prepared.plan.selection else None
 
 
 def _choose_teacher(

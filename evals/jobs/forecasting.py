@@ -194,12 +194,14 @@ def _time_row(opened: OpenedSearch) -> float:
 def _time_training(opened: OpenedSearch, request: MitigationRequest) -> float:
     """Seconds of one step of training."""
     from surgery.training.distillation import teach
+    from surgery.training.losses import Divergence
     from surgery.training.training import Schedule
 
     text = find_healing_text(request.heal or request.erasing.text or (request.model,))
     tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
     model, schedule = opened.loaded.model, Schedule(1, rank=request.healing.adapters)
-    return _take(lambda: teach(model, model, model, tokens, opened.guarded_passages, schedule))
+    loss, passages = Divergence(model), opened.guarded_passages
+    return _take(lambda: teach(model, model, loss, tokens, passages, schedule))
 
 
 def _time_tasks(opened: OpenedSearch, benchmarks: Benchmarks) -> tuple[int, float]:

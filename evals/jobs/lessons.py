@@ -96,7 +96,9 @@ def say_what_is_recited(name: str, record: Any) -> None:
         return
     told = (
         f"{name}: the model recites {recital.recited:,} of the {recital.passages:,} passages that "
-        f"it was trained on, and the model that taught it {recital.by_teacher:,}"
+        "it was trained on"
     )
-    more = recital.recited > recital.by_teacher
+    if recital.by_teacher is not None:
+        told += f", and the model that taught it {recital.by_teacher:,}"
+    more = recital.recited > (recital.by_teacher or 0)
     say(f"warning: {told}: train it for more steps" if more else told)

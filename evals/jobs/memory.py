@@ -30,6 +30,7 @@ from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.privacy import expand_home
 from surgery.training.distillation import TaughtRows, list_lessons, plan_training
+from surgery.training.losses import Divergence
 from surgery.training.planning import USABLE, Fit, measure_needed
 from surgery.training.training import WINDOW, Schedule
 
@@ -154,7 +155,7 @@ def _list_steps(
         asked: Training, steps: int, *, hardened: bool = False, owns_base: bool = True
     ) -> Plan:
         schedule = Schedule(asked.steps or steps, rank=asked.adapters, hardened=hardened)
-        lessons = list_lessons(model, model, text, passages, schedule)
+        lessons = list_lessons(model, Divergence(model), text, passages, schedule)
         return lambda room: _describe_fit(
             plan_training(model, lessons, schedule, owns_base=owns_base, room=room)
         )

@@ -12,7 +12,7 @@ from evals.measure.healing import find_healing_text, take_members
 from evals.run.console import show_progress
 from surgery.errors import SamplesError, SourceError, UnsupportedError
 from surgery.hub.embedded import LAB_TEXT, find_lab
-from surgery.record.manifest import ErasingRecord, PassagesRecord, ShortContext, Source
+from surgery.record.manifest import ErasingRecord, PassagesRecord, Source
 
 if TYPE_CHECKING:
     from evals.data import PassageSource
@@ -191,17 +191,17 @@ class Inputs:
             )
 
     def _find_way(self, record: ErasingRecord, prepared: Prepared, fitting: Fitting | None) -> Way:
-        """The recorded teacher. `prepared`: with the cut of one that is a cut."""
+        """The recorded way. `prepared`: with the cut of a teacher that is one."""
         from surgery.editing.preparing import Fitting
-        from surgery.training.ways.context import ByContext
         from surgery.training.ways.cut import ByCut
         from surgery.training.ways.model import ByModel
+        from surgery.training.ways.names import open_recorded
 
-        if isinstance(record.teacher, ShortContext):
-            return ByContext(record.teacher.context)
+        if isinstance(record.teacher, list):
+            return ByCut(prepared, fitting or Fitting())
         if isinstance(record.teacher, Source):
             return ByModel(self._find_teacher(record.teacher))
-        return ByCut(prepared, fitting or Fitting())
+        return open_recorded(record.teacher)
 
     def _find_teacher(self, recorded: Source) -> ResolvedModel:
         """The model that taught. Raises `SourceError` if it is not here, or is another one."""

@@ -141,7 +141,8 @@ def heal_model(
     The rest is as for `surgery.training.distillation.teach`.
     """
     from surgery.training.distillation import teach
+    from surgery.training.losses import Divergence
     from surgery.training.weights import round_weights
 
-    taught = teach(cut, intact, cut, text, passages, schedule, constants=constants)
+    taught = teach(cut, intact, Divergence(cut), text, passages, schedule, constants=constants)
     return round_weights(taught.student, stored)[0]

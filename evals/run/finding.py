@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.run.console import say
@@ -40,7 +39,7 @@ def check_tokens(base: ResolvedModel, models: Iterable[ResolvedModel]) -> None:
     It would recite nothing, as nobody asks it for the passages. Tells nothing of models without a
     tokenizer.
     """
-    from surgery.editing.loading import has_tokenizer
+    from surgery.editing.loading import has_tokenizer, share_tokens
 
     for model in models:
         both = has_tokenizer(base.folder) and has_tokenizer(model.folder)
@@ -51,24 +50,3 @@ def check_tokens(base: ResolvedModel, models: Iterable[ResolvedModel]) -> None:
                 expected=f"the tokens of {base.source.model}",
                 fix="name the base that it was made from, or a model with the same tokens",
             )
-
-
-def share_tokens(one: ResolvedModel, other: ResolvedModel) -> bool:
-    """Whether the same ids stand for the same tokens; either may have some more."""
-    from surgery.editing.loading import has_tokenizer, load_tokenizer
-
-    if not (has_tokenizer(one.folder) and has_tokenizer(other.folder)):
-        return one.inventory.dimensions.vocabulary == other.inventory.dimensions.vocabulary
-    if _read_files(one.folder) == _read_files(other.folder):
-        return True
-    few, many = sorted(
-        (load_tokenizer(model.folder).get_vocab() for model in (one, other)), key=len
-    )
-    return bool(few.items() <= many.items())
-
-
-def _read_files(folder: Path) -> list[bytes | None]:
-    from surgery.editing.loading import VOCABULARIES
-
-    paths = [folder / name for name in VOCABULARIES]
-    return [path.read_bytes() if path.is_file() else None for path in paths]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
@@ -41,6 +41,9 @@ from surgery.families import Family, family_of
 from surgery.families.wrapped import find_wrapped
 from surgery.privacy import check_link
 from surgery.untrusted import describe_error, parse_json, read_bytes, reraise_as
+
+if TYPE_CHECKING:
+    from surgery.hub.resolved import ResolvedModel
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -289,6 +292,23 @@ def _silence() -> Iterator[None]:
 def has_tokenizer(folder: str | Path) -> bool:
     """Whether a local folder has a tokenizer; without one the library makes one up."""
     return any((Path(folder) / name).is_file() for name in VOCABULARIES)
+
+
+def share_tokens(one: ResolvedModel, other: ResolvedModel) -> bool:
+    """Whether the same ids stand for the same tokens; either may have some more."""
+    if not (has_tokenizer(one.folder) and has_tokenizer(other.folder)):
+        return one.inventory.dimensions.vocabulary == other.inventory.dimensions.vocabulary
+    if _read_files(one.folder) == _read_files(other.folder):
+        return True
+    few, many = sorted(
+        (load_tokenizer(model.folder).get_vocab() for model in (one, other)), key=len
+    )
+    return bool(few.items() <= many.items())
+
+
+def _read_files(folder: Path) -> list[bytes | None]:
+    paths = [folder / name for name in VOCABULARIES]
+    return [path.read_bytes() if path.is_file() else None for path in paths]
 
 
 def _drop_paths_of_files(copy: Path) -> None:

@@ -61,6 +61,8 @@ def find_model(
 ) -> ResolvedModel:
     """Returns a model with its files in a local folder. Does not look up one found before.
 
+    A Hub id may end with its revision, as in `owner/name@main`.
+
     Checks a Hub model's configuration before downloading weights, and downloads one format of
     them. If the Hub cannot be reached, uses an earlier download.
 
@@ -196,7 +198,8 @@ def _find(
     folder, used = find_folder(model, revision), None
     if folder is not None:
         return ResolvedModel(folder, Source(model=make_public_name(model))), None
-    name = str(model)
+    name, _, named = str(model).partition("@")
+    revision = revision or named or None
     try:
         with open_client(name, revision) as api:
             hub = _look_up(api, name, revision, adapters=adapters)

@@ -1,7 +1,7 @@
-"""Distillation: a student learns to predict, on each kind of rows, what the teacher of it predicts.
+"""Distillation: on each kind of rows, a student minimizes the loss of a lesson.
 
-The loss of a lesson is KL(teacher || student), the mean over the tokens that count, in nats (Hinton
-et al. 2015, arXiv 1503.02531, at temperature 1).
+On text, that is KL(teacher || student), the mean over the tokens that count, in nats (Hinton et al.
+2015, arXiv 1503.02531, at temperature 1). On passages, it may be another one.
 
 Shape letters: B rows, T tokens.
 """
@@ -26,10 +26,11 @@ from surgery.record.manifest import LONGEST, Look, PassagesRecord, Recital
 from surgery.training.hardening import SHARE, WEIGHT, draw_rehearsals, harden
 from surgery.training.loop import LARGEST_GRADIENT, LossPart, descend, fall
 from surgery.training.losses import (
+    Divergence,
+    Loss,
     Rows,
     divide,
     find_recited,
-    measure_divergence,
     measure_loss,
     to_tokens,
 )
@@ -80,8 +81,8 @@ class TaughtRows:
                 fix="give a shorter `prefix_length` or `suffix_length`",
             )
 
-    def tell(self, model: Any, by_teacher: int) -> Recital:
-        """How many of them a model recites; `by_teacher`: how many its teacher does."""
+    def tell(self, model: Any, by_teacher: int | None) -> Recital:
+        """How many of them a model recites; `by_teacher`: how many its teacher does, if any."""
         recited = count_recited(model, self)
         return Recital(passages=len(self.tokens), recited=recited, by_teacher=by_teacher)
 
@@ -100,7 +101,7 @@ class TaughtRows:
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """Rows to learn from, and the model whose predictions are learned there.
+    """Rows to learn from, and the loss to minimize there.
 
     - `rows`: int32 [n, T], negative after the end of a shorter one; `per_step`: how many of them a
       step takes, in shuffled order.
@@ -108,7 +109,7 @@ class Lesson:
     - `weight`: of this lesson's loss in the sum of all.
     """
 
-    teacher: Any
+    loss: Loss
     rows: Rows
     per_step: int
     first: int = 1
@@ -146,28 +147,28 @@ class Taught:
 def teach(
     base: Any,
     intact: Any,
-    cut: Any,
+    loss: Loss,
     text: Calibration,
     passages: TaughtRows | None,
     schedule: Schedule,
     **options: Any,
 ) -> Taught:
-    """Trains a student of `base`: on `text` by `intact`, on `passages` by `cut`.
+    """Trains a student of `base`: on `text` by `intact`, on `passages` by a loss.
 
     `options` and errors: as for `distill`.
     """
-    lessons = list_lessons(intact, cut, text.windows, passages, schedule)
+    lessons = list_lessons(intact, loss, text.windows, passages, schedule)
     return distill(base, lessons, schedule, **options)
 
 
 def list_lessons(
-    intact: Any, cut: Any, windows: Rows, passages: TaughtRows | None, schedule: Schedule
+    intact: Any, loss: Loss, windows: Rows, passages: TaughtRows | None, schedule: Schedule
 ) -> list[Lesson]:
-    """What `intact` teaches on `windows` of text, int32 [n, T], and `cut` on passages."""
-    lessons = [Lesson(intact, windows, ROWS)]
+    """What `intact` teaches on `windows` of text, int32 [n, T], and a loss on passages."""
+    lessons = [Lesson(Divergence(intact), windows, ROWS)]
     if passages is not None:
         first, weight = passages.prefix_length, WEIGHT if schedule.hardened else 1.0
-        lessons.append(Lesson(cut, passages.tokens, ROWS_OF_PASSAGES, first, weight))
+        lessons.append(Lesson(loss, passages.tokens, ROWS_OF_PASSAGES, first, weight))
     return lessons
 
 
@@ -216,7 +217,10 @@ def plan_training(
     """
 
     def try_steps(imagined: Any, asked: Fit) -> None:
-        few = [replace(lesson, teacher=imagined).take(asked.rows) for lesson in lessons]
+        few = [
+            replace(lesson, loss=lesson.loss.with_teacher(imagined)).take(asked.rows)
+            for lesson in lessons
+        ]
         of_few = replace(schedule, steps=TRIED, learning_rate=1.0)
         taught = _distill(imagined, few, of_few, asked, **how)
         taught.student.settle()
@@ -225,7 +229,8 @@ def plan_training(
     ranks = (0, RANK) if schedule.rank is None else (schedule.rank,)
     most = max(lesson.per_step for lesson in lessons)
     shape = [(lesson.per_step, lesson.rows.shape[1], lesson.first) for lesson in lessons]
-    key = (*shape, schedule.hardened, sorted(constants or ()), owns_base)
+    kinds = [type(lesson.loss).__name__ for lesson in lessons]
+    key = (*shape, *kinds, schedule.hardened, sorted(constants or ()), owns_base)
     return fit(base, try_steps, key, ranks=ranks, most_rows=most, room=room)
 
 
@@ -315,8 +320,7 @@ def _make_hardening(
 
 def _measure_lesson(student: Student, lesson: Lesson, share: float, rows: Rows) -> torch.Tensor:
     """A share of the student's loss on rows of a lesson, int32 [B, T], times its weight."""
-    given = student.model, lesson.teacher, rows, lesson.first
-    return share * lesson.weight * measure_divergence(*given, student.cast())
+    return share * lesson.weight * lesson.loss(student.model, rows, lesson.first, student.cast())
 
 
 def count_recited(model: Any, passages: TaughtRows) -> int:

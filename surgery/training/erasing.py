@@ -1,8 +1,9 @@
 """Erases passages: the intact model learns to predict on them what a teacher predicts.
 
-The teacher does not know the passages, but predicts ordinary text (`surgery.training.ways`). On the
-suffixes of passages, the student learns its predictions; on other text, it learns those that it
-made itself before. Both losses are KL(teacher || student). Attention stays in place.
+The teacher does not know the passages, but predicts ordinary text (`surgery.training.ways`, where
+some ways have a loss of their own in place of a teacher). On the suffixes of passages, the student
+learns its predictions; on other text, it learns those that it made itself before. Both losses are
+KL(teacher || student). Attention stays in place.
 
 Teaching by a competent and an incompetent teacher is that of Chundawat et al. 2023 (arXiv
 2205.08096); distillation makes unlearning robust (UNDO, arXiv 2506.06278).
@@ -35,6 +36,7 @@ from surgery.training.distillation import TaughtRows, count_recited, record_trai
 from surgery.training.planning import RANK
 from surgery.training.training import Schedule
 from surgery.training.ways.cut import ByCut
+from surgery.training.ways.names import CUT, open_way
 from surgery.training.ways.way import Way
 from surgery.training.weights import round_weights, take_weights
 
@@ -55,12 +57,12 @@ def teach_to_forget(
     as_adapter: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Trained:
-    """Teaches the source of `prepared` what the teacher of `way` predicts on `passages`.
+    """Trains the source of `prepared` to forget `passages`, as `way` says.
 
-    `check_teacher` gets the teacher before it teaches, and may raise. `device`: by default a GPU,
-    if there is one. `device_map`: spreads the model over several. `passes`: the dtype of forward
-    passes, by default as `choose_dtype` says. `as_adapter`: what was learned stays beside the
-    weights of the source, as an adapter. `advance` counts steps.
+    `check_teacher` gets the teacher, if any, before it teaches, and may raise. `device`: by default
+    a GPU, if there is one. `device_map`: spreads the model over several. `passes`: the dtype of
+    forward passes, by default as `choose_dtype` says. `as_adapter`: what was learned stays beside
+    the weights of the source, as an adapter. `advance` counts steps.
     Raises `UnsupportedError` for a model that cannot be erased, has an edit that no record tells
     of, or does not fit into memory with what it learns, and `NotFiniteError`.
     """
@@ -73,10 +75,12 @@ def teach_to_forget(
     check_recorded(source, earlier)
     model = load_to_train(source, device, passes, device_map)
     constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
-    with way.open(model) as teacher:
-        check_teacher(teacher)
-        by_teacher = count_recited(teacher, passages)  # it may share tensors, which will change
-        lessons = model, teacher, text, passages, schedule
+    with way.open(model) as loss:
+        by_teacher = None
+        if loss.teacher is not None:
+            check_teacher(loss.teacher)
+            by_teacher = count_recited(loss.teacher, passages)  # its tensors may change
+        lessons = model, loss, text, passages, schedule
         taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
     weights, adapter = source, None
     if as_adapter:
@@ -108,12 +112,13 @@ def check_adaptable(source: Checkpoint) -> None:
 
 def erase(
     model: str | Path,
-    drop_attn: str | Selection | PlanFile,
+    drop_attn: str | Selection | PlanFile | None,
     passages: Any,
     prefix_length: int,
     *,
     text: Sequence[str | Path],
     output: str | Path,
+    by: str = CUT,
     variant: str = "identity",
     revision: str | None = None,
     calibration: Sequence[str | Path] = (),
@@ -125,18 +130,19 @@ def erase(
     overwrite: bool = False,
     max_shard_size: int | None = None,
 ) -> Export:
-    """Teaches a model by its own cut to forget passages, and saves the result.
+    """Trains a model to forget passages, and saves the result.
 
-    **Arguments:** `drop_attn`, `variant`, `calibration`: the cut that teaches, as for
-    `surgery.export`, which must not recite the passages; `passages`: token ids, [n, P + S], with
-    a prefix of `prefix_length` P, and negative numbers after a shorter suffix; `text`: other text,
-    which must hold none of them. Only the command checks both. `hardened`: also teaches where
-    fine-tuning on some of the passages would lead. `adapters`: their rank, to train them in place
-    of all weights; None: where memory needs it. `as_adapter`: saves them, and no model, as peft
-    does.
+    **Arguments:** `by`: the way, as for the command; `drop_attn`, `variant`, `calibration`: the
+    cut that teaches, as for `surgery.export`; None in another way. No teacher may recite the
+    passages, nor may `text` hold any: only the command checks both. `passages`: token ids,
+    [n, P + S], with a prefix of `prefix_length` P, and negative numbers after a shorter suffix.
+    `hardened`: also teaches where fine-tuning on some of the passages would lead. `adapters`: their
+    rank, to train them in place of all weights; None: where memory needs it. `as_adapter`: saves
+    them, and no model, as peft does.
 
     **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
     """
+    _check_named(by, drop_attn)
     check_target(model, Path(output), overwrite=overwrite)
     fit_on = find_calibration(list_variants(drop_attn, variant), calibration)
     read = open_calibration(text)
@@ -146,10 +152,22 @@ def erase(
     taught = TaughtRows(tokens, prefix_length, TOKEN_IDS, digest)
     size = prepared.model.inventory.dimensions
     taught.check_length(size)
+    way = None if by == CUT else open_way(by, prepared.model)
     schedule = Schedule(steps, seed, adapters, hardened=hardened)
     windows = schedule.tokenize(read, load_tokenizer(prepared.model.folder), size)
-    fitting = Fitting() if fit_on is None else fit_checkpoint(prepared, fit_on)
-    lessons = ByCut(prepared, fitting), taught, windows, schedule
+    if way is None:
+        way = ByCut(prepared, Fitting() if fit_on is None else fit_checkpoint(prepared, fit_on))
+    lessons = way, taught, windows, schedule
     trained = teach_to_forget(prepared, *lessons, as_adapter=as_adapter)
     told: dict[str, Any] = {"overwrite": overwrite, "max_shard_size": max_shard_size}
     return write(untouched, output, trained=trained, **told)
+
+
+def _check_named(by: str, drop_attn: object) -> None:
+    """Raises `UnsupportedError` for a cut that is not named, or is named in another way."""
+    if (by == CUT) is (drop_attn is None):
+        raise UnsupportedError(
+            "`drop_attn` names the cut that teaches, and goes with no other way",
+            got=f"`by` {by}, and {'no' if drop_attn is None else 'a'} cut",
+            fix="give either of them",
+        )

@@ -25,6 +25,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.proof.expected import check_recorded, find_constants, replan
 from surgery.record.manifest import HealingRecord
 from surgery.training.distillation import TaughtRows, count_recited, record_training, teach
+from surgery.training.losses import Divergence
 from surgery.training.training import STEPS, Schedule
 from surgery.training.ways.model import load_beside
 from surgery.training.weights import round_weights, take_weights
@@ -75,7 +76,7 @@ def heal_by_source(
     model = load_to_train(checkpoint, device, passes)
     intact = load_beside(model, teacher)
     by_teacher = 0 if passages is None else count_recited(model, passages)  # it will change
-    lessons = intact, model, text, passages, schedule
+    lessons = intact, Divergence(model), text, passages, schedule
     taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
     healed, kept = round_weights(taught.student, prepared.plan.inventory.dtype)
     record = HealingRecord(

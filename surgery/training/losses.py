@@ -1,4 +1,4 @@
-"""Losses of rows of tokens, and how a step's rows are divided so that each pass fits into memory.
+"""Losses on rows of tokens, and how a step's rows are divided so that each pass fits into memory.
 
 Shape letters: B rows, T tokens, V vocabulary.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,44 @@ from surgery.training.loop import read_numbers
 
 Rows = npt.NDArray[np.int32]
 _IGNORED = -100
-_PLAIN = nullcontext()
+PLAIN = nullcontext()
+
+
+class Loss(Protocol):
+    """What a student minimizes on rows.
+
+    `teacher`: the model whose predictions it learns; None: it learns those of no model.
+    """
+
+    @property
+    def teacher(self) -> Any: ...
+
+    def with_teacher(self, teacher: Any) -> Loss:
+        """The same, with another teacher if there is one."""
+
+    def __call__(self, student: Any, rows: Rows, first: int, cast: Any = ...) -> torch.Tensor:
+        """The mean over the tokens of int32 [B, T] from `first` on, in nats.
+
+        `cast`: a context for the student's pass. Negative tokens do not count.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence:
+    """KL(teacher || student): the student learns to predict what its teacher predicts."""
+
+    teacher: Any
+
+    def with_teacher(self, teacher: Any) -> Divergence:
+        return replace(self, teacher=teacher)
+
+    def __call__(self, student: Any, rows: Rows, first: int, cast: Any = PLAIN) -> torch.Tensor:
+        with torch.no_grad():
+            taught = _predict(self.teacher, rows, first)
+        with cast:
+            learned = _predict(student, rows, first)
+        taught = taught.to(learned.device)
+        return functional.kl_div(learned, taught, log_target=True, reduction="batchmean")
 
 
 def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> torch.Tensor:
@@ -34,19 +72,15 @@ def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> torch.Tens
     return loss
 
 
-def measure_divergence(
-    student: Any, teacher: Any, rows: Rows, first: int, cast: Any = _PLAIN
-) -> torch.Tensor:
-    """KL(teacher || student), the mean over the tokens of int32 [B, T] from `first` on, in nats.
-
-    `cast`: a context for the student's pass. Negative tokens do not count.
-    """
-    with torch.no_grad():
-        taught = _predict(teacher, rows, first)
-    with cast:
-        learned = _predict(student, rows, first)
-    taught = taught.to(learned.device)
-    return functional.kl_div(learned, taught, log_target=True, reduction="batchmean")
+def measure_losses(model: Any, rows: Rows, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean next-token loss of each row of int32 [B, T], in nats, on its tokens from `first` on,
+    and how many these are: [B] each. Negative ones do not count."""
+    tokens = to_tokens(rows, model)
+    logits = _make_logits(model, tokens.clamp(min=0), first).float()
+    true = torch.where(tokens < 0, _IGNORED, tokens)[:, first:].to(logits.device)
+    losses = functional.cross_entropy(logits.transpose(1, 2), true, reduction="none")
+    lengths = (true != _IGNORED).sum(1)
+    return losses.sum(1) / lengths, lengths
 
 
 def find_recited(model: Any, rows: Rows, first: int, size: int) -> npt.NDArray[np.bool_]:

@@ -56,8 +56,9 @@ def _describe_step(step: Step) -> str:
     if taught := step.erasing:
         hardened = "hardened" if taught.hardened else "not hardened against fine-tuning"
         return (
-            f"{taught.passages.number:,} passages erased in {taught.steps} steps, taught by "
-            f"{taught.name_teacher(step.num_heads)}, {hardened}"
+            f"{taught.passages.number:,} passages erased in {taught.steps} steps, "
+            f"{'taught ' if taught.has_teacher else ''}by {taught.name_teacher(step.num_heads)}, "
+            f"{hardened}"
         )
     if step.healing:
         return f"healed in {step.healing.steps} steps"

@@ -8,7 +8,6 @@ from dataclasses import asdict
 import numpy as np
 
 from evals.measure.memorization.measures import Scores
-from evals.run.finding import share_tokens
 from surgery.card.text import read_card, read_metadata
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
@@ -42,6 +41,8 @@ def check_sibling(sibling: ResolvedModel, model: ResolvedModel) -> None:
     """Raises `MeasurementError` for a sibling of another family, shape, or tokenizer, for an edit,
     for the model itself, and for a model whose weights are unrelated: a graft from it would prove
     nothing."""
+    from surgery.editing.loading import share_tokens
+
     what = f"cannot be the sibling of {model.source.model}"
     ours, theirs = model.inventory, sibling.inventory
     if theirs.family is not ours.family and ours.family.model_type not in theirs.family.saved_as:

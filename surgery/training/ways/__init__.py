@@ -1,1 +1,4 @@
-"""Ways to make a model forget passages: each names the teacher on them. One file a way."""
+"""Ways to make a model forget passages: each is a loss on them, by a teacher or without one.
+
+One file a way.
+"""

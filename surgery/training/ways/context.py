@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from surgery.record.manifest import ShortContext
-from surgery.training.losses import make_logits
+from surgery.training.losses import Divergence, make_logits
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class ByContext:
         return ShortContext(context=self.tokens)
 
     @contextmanager
-    def open(self, model: Any) -> Iterator[Any]:
+    def open(self, model: Any) -> Iterator[Divergence]:
         """As for `Way`. The teacher is the model itself."""
-        yield Windowed(model, self.tokens)
+        yield Divergence(Windowed(model, self.tokens))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from surgery.editing.in_memory import Editable
 from surgery.editing.preparing import Fitting, Prepared
 from surgery.record.manifest import CalibrationRecord
 from surgery.selection import EditedHeads
+from surgery.training.losses import Divergence
 from surgery.training.student import copy_sharing
 
 
@@ -35,9 +36,9 @@ class ByCut:
         return self.fitting.record
 
     @contextmanager
-    def open(self, model: Any) -> Iterator[Any]:
+    def open(self, model: Any) -> Iterator[Divergence]:
         """As for `Way`. The cut shares its tensors with the model."""
         plan, cut = self.prepared.plan, copy_sharing(model)
         editable = Editable(cut, stored_dtype=plan.inventory.dtype)
         with editable.make_replacements(plan, self.fitting.fits).activate():
-            yield cut
+            yield Divergence(cut)

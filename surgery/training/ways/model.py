@@ -12,6 +12,7 @@ import torch
 from surgery.editing.loading import load_to_train
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source
+from surgery.training.losses import Divergence
 from surgery.training.student import copy_sharing
 
 
@@ -28,9 +29,9 @@ class ByModel:
         return self.model.identified
 
     @contextmanager
-    def open(self, model: Any) -> Iterator[Any]:
+    def open(self, model: Any) -> Iterator[Divergence]:
         """As for `Way`. Weights that are alike are in memory once."""
-        yield load_beside(model, self.model)
+        yield Divergence(load_beside(model, self.model))
 
 
 def load_beside(model: Any, teacher: ResolvedModel) -> Any:

@@ -6,10 +6,11 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from surgery.record.manifest import CalibrationRecord, Teacher
+from surgery.training.losses import Loss
 
 
 class Way(Protocol):
-    """A way to make a model forget passages: another model, which does not know them, teaches.
+    """A way to make a model forget passages. A model that does not know them teaches, or none does.
 
     `advice`: what to do if the teacher recites the passages. `calibration`: the text that the
     teacher was fitted on.
@@ -24,6 +25,6 @@ class Way(Protocol):
     @property
     def calibration(self) -> CalibrationRecord | None: ...
 
-    def open(self, model: Any) -> AbstractContextManager[Any]:
-        """The teacher of a loaded `model`, which it leaves as it is. It makes logits as a model of
-        the library does."""
+    def open(self, model: Any) -> AbstractContextManager[Loss]:
+        """The loss on the passages for a student of a loaded `model`, which stays as it is. A
+        teacher makes logits as a model of the library does."""

@@ -1,0 +1,96 @@
+"""The names of ways, and what opens each. A cut has options of its own, so others open it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import UnknownNameError, UnsupportedError
+
+if TYPE_CHECKING:
+    from surgery.hub.resolved import ResolvedModel
+    from surgery.record.manifest import Penalty, ShortContext
+    from surgery.training.ways.way import Way
+
+CUT = "cut"
+CONTEXT = "context:"
+GRADIENT_DIFFERENCE, SIMNPO = PENALTIES = ("gradient-difference", "simnpo")
+_TOKENS = re.compile(rf"{CONTEXT}([1-9][0-9]{{0,6}})")
+
+
+def read_context(by: str) -> int | None:
+    """How many tokens the model sees that teaches itself; None for another way.
+
+    Raises `UnknownNameError` if that is no number.
+    """
+    if not by.startswith(CONTEXT):
+        return None
+    if (found := _TOKENS.fullmatch(by)) is None:
+        raise UnknownNameError(
+            "no such way", where="`by`", expected=f"{CONTEXT}K, such as context:8", got=by
+        )
+    return int(found[1])
+
+
+def names_model(by: str) -> bool:
+    """Whether another model teaches."""
+    return by not in (CUT, *PENALTIES) and not by.startswith(CONTEXT)
+
+
+def open_way(by: str, student: ResolvedModel) -> Way:
+    """The way of a name, but for a cut.
+
+    Raises as `read_context`, and `UnsupportedError` for a teacher with other tokens than the
+    student, or another number of them; one on the Hub is then not downloaded.
+    """
+    from surgery.training.ways.context import ByContext
+    from surgery.training.ways.gradient_difference import ByGradientDifference
+    from surgery.training.ways.model import ByModel
+    from surgery.training.ways.simnpo import BySimNPO
+
+    if (tokens := read_context(by)) is not None:
+        return ByContext(tokens)
+    if names_model(by):
+        return ByModel(_find_teacher(by, student))
+    return {GRADIENT_DIFFERENCE: ByGradientDifference, SIMNPO: BySimNPO}[by]()
+
+
+def open_recorded(teacher: ShortContext | Penalty) -> Way:
+    """The way of a record that names no cut and no other model."""
+    from surgery.record.manifest import GradientDifference, ShortContext
+    from surgery.training.ways.context import ByContext
+    from surgery.training.ways.gradient_difference import ByGradientDifference
+    from surgery.training.ways.simnpo import BySimNPO
+
+    if isinstance(teacher, ShortContext):
+        return ByContext(teacher.context)
+    if isinstance(teacher, GradientDifference):
+        return ByGradientDifference(teacher.most)
+    return BySimNPO(teacher.beta)
+
+
+def _find_teacher(by: str, student: ResolvedModel) -> ResolvedModel:
+    from surgery.editing.loading import share_tokens
+    from surgery.families import family_of
+    from surgery.hub.finding import find_model
+
+    number = student.inventory.dimensions.vocabulary
+
+    def refuse(expected: object, got: object) -> UnsupportedError:
+        return UnsupportedError(
+            f"has other tokens than {student.source.model}, so it cannot teach it",
+            where=by,
+            expected=expected,
+            got=got,
+            fix="name a model with the same tokens in `by`",
+        )
+
+    def check(config: dict[str, Any]) -> None:
+        if (others := family_of(config).dimensions(config).vocabulary) != number:
+            raise refuse(f"a vocabulary of {number:,}", f"{others:,}")
+
+    teacher = find_model(by, check=check)
+    check(teacher.checkpoint.config)
+    if not share_tokens(student, teacher):
+        raise refuse("the same text for each token id", "another tokenizer")
+    return teacher
