@@ -30,7 +30,7 @@ from scipy.stats import spearmanr
 from benchmarks.asked import CONTENT, check_asked, hash_files
 from evals.data import Samples
 from evals.data.inputs import find_calibration_text, require_heldout_texts
-from evals.data.windows import cut_windows, repeat_windows
+from evals.data.windows import cut_windows
 from evals.measure.edits.costs import COUNTED, MEASURES
 from evals.measure.edits.engine import Engine
 from evals.run.lm_eval.running import Benchmarks
@@ -138,7 +138,7 @@ def main(model: str, corpus: tuple[Path, ...], calibration: tuple[str, ...], fit
     benchmarks = Benchmarks.load(tasks.split(","), include_paths=include_path, limit=limit)
     some = Samples(rows[:1], length // 2, ("a window",), "held-out text")
     engine = Engine(
-        loaded.model, some, rows, repeated=repeat_windows(rows), fit=lambda edit: fits,
+        loaded.model, some, rows, costs=True, fit=lambda edit: fits,
         editable=loaded.editable,
     )  # fmt: skip
     found: list[dict[str, Any]] = json.loads(kept.read_text()) if kept and kept.exists() else []
@@ -172,13 +172,13 @@ def print_table(found: list[dict[str, Any]]) -> None:
     losses = {name: [base[name] - one[name] for one in edited] for name in scores}
     costs = {name: [one[name] for one in edited] for name in MEASURES}
     costs["loss"] = [one["loss"] - base["loss"] for one in edited]
-    for names in (COUNTED, ("kl", "copied"), ("kl", "repeated")):
+    for names in (COUNTED, ("kl", "kl.copied"), ("kl", "kl.repeated")):
         costs["largest of " + ", ".join(names)] = [
             max(one[name] for name in names) for one in edited
         ]
-    tail = float(np.median(np.divide(costs["tail"], costs["kl"])))
+    tail = float(np.median(np.divide(costs["kl.tail"], costs["kl"])))
     costs["largest of all, tail / " + f"{tail:.1f}"] = [
-        max(*(one[name] for name in COUNTED), one["tail"] / tail) for one in edited
+        max(*(one[name] for name in COUNTED), one["kl.tail"] / tail) for one in edited
     ]
     click.echo(f"{len(edited)} edits")
     click.echo("| cost | " + " | ".join(scores) + " |")

@@ -12,12 +12,21 @@ from tiny_tokenizer import tiny_model
 from evals.choose.grid import measure_points
 from evals.choose.search.goal import Goal
 from evals.data import Samples
-from evals.data.windows import repeat_windows
-from evals.measure.edits.costs import COUNTED, MEASURES, find_copied, find_worst, measure_costs
+from evals.data.windows import repeat_random, repeat_windows
+from evals.measure.edits.costs import (
+    COUNTED,
+    MEASURES,
+    Skills,
+    find_copied,
+    find_worst,
+    measure_costs,
+)
 from evals.measure.edits.engine import BASE, Engine
+from surgery.editing.in_memory import Editable
 from surgery.selection import EditedHeads
 
 EDIT = (EditedHeads(0, (0, 1), "zero"),)
+NO_SKILLS = Skills(0, 0.0)
 
 
 def test_a_token_is_copied_if_it_stood_earlier_in_its_window() -> None:
@@ -50,10 +59,16 @@ def test_tokens_that_open_every_window_are_not_repeated(
     np.testing.assert_array_equal(repeated[:, half:], repeated[:, opening:half])
     second = np.broadcast_to(np.arange(repeated.shape[1]) >= half, repeated.shape)[:, 1:]
     kl = np.zeros((number, length - 1))
-    found = measure_costs(kl, np.zeros(kl.shape, dtype=bool), second.astype(float))
-    assert found["repeated"] == 1
-    again = measure_costs(kl, np.zeros(kl.shape, dtype=bool), 1.0 - second)
-    assert again["repeated"] == 0
+    nothing = np.zeros(kl.shape, dtype=bool)
+    found = measure_costs(kl, nothing, second.astype(float), NO_SKILLS, NO_SKILLS)
+    assert found["kl.repeated"] == 1
+    again = measure_costs(kl, nothing, 1.0 - second, NO_SKILLS, NO_SKILLS)
+    assert again["kl.repeated"] == 0
+    random = repeat_random(windows)
+    assert random.shape == repeated.shape
+    np.testing.assert_array_equal(random[:, :opening], repeated[:, :opening])
+    np.testing.assert_array_equal(random[:, opening:half], random[:, half:])
+    assert set(random[:, opening:].flat) <= set(text.flat), "no special token"
 
 
 @pytest.mark.parametrize(
@@ -74,17 +89,20 @@ def test_each_measure_is_of_its_tokens() -> None:
     kl = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype=np.float32)
     copied = np.array([[True, False, False], [False, False, True]])
     repeated = np.array([[9.0, 1.0, 3.0]], dtype=np.float32)
-    found = measure_costs(kl, copied, repeated)
-    assert found == pytest.approx({"kl": 3.5, "copied": 3.5, "repeated": 2.0, "tail": 5.95})
+    skills = Skills(29, 1.0), Skills(59, 1.5)
+    found = measure_costs(kl, copied, repeated, *skills)
+    expected = {"kl": 3.5, "kl.copied": 3.5, "kl.repeated": 2.0, "kl.tail": 5.95}
+    expected |= {"induction_fall": 0.5, "accuracy_fall": np.log(2)}
+    assert found == pytest.approx(expected)
     assert found.keys() == MEASURES.keys()
-    assert measure_costs(kl, ~np.ones_like(copied), repeated)["copied"] == 0
+    assert measure_costs(kl, ~np.ones_like(copied), repeated, *skills)["kl.copied"] == 0
 
 
 def test_the_worst_measure_that_counts_is_the_cost() -> None:
     alike = dict.fromkeys(MEASURES, 0.1)
     for name in COUNTED:
         assert find_worst(alike | {name: 0.2}) == (name, 0.2)
-    assert find_worst(alike | {"tail": 9.0})[1] == 0.1
+    assert find_worst(alike | {"kl.tail": 9.0})[1] == 0.1
     assert find_worst({"kl": 0.25}) == ("kl", 0.25)
 
 
@@ -98,16 +116,34 @@ def test_the_engine_measures_them_on_the_text_that_it_is_given() -> None:
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 60, (20, 12)).astype(np.int32)
     passages = Samples(tokens[:4], 6, tuple("abcd"), "numbers")
-    engine = Engine(tiny_model(), passages, tokens[4:], repeated=repeat_windows(tokens[4:]))
+    engine = Engine(tiny_model(), passages, tokens[4:], costs=True)
     base, edited = engine.measure([BASE, EDIT])
     assert base.costs == dict.fromkeys(MEASURES, 0)
     assert edited.costs["kl"] == pytest.approx(edited.heldout_kl.mean())
-    assert min(edited.costs.values()) > 0
-    assert edited.costs["tail"] > edited.costs["kl"]
+    assert min(nats for name, nats in edited.costs.items() if "kl" in name) > 0
+    assert edited.costs["kl.tail"] > edited.costs["kl"]
     (point,) = measure_points(engine, [EDIT], "all", ["greedy"])
-    named = {name: name if name == "kl" else f"kl.{name}" for name in MEASURES}
-    shown = {name: point.plain[key] for name, key in named.items()}
-    assert shown == pytest.approx(edited.costs)
+    assert {name: point.plain[name] for name in MEASURES} == pytest.approx(edited.costs)
     plain = Engine(tiny_model(), passages, tokens[4:]).measure([EDIT])[0]
     assert plain.costs == {}
     np.testing.assert_allclose(plain.heldout_kl, edited.heldout_kl, atol=1e-6)
+
+
+def test_another_model_is_measured_against_the_engine_of_the_first() -> None:
+    """As an edit of the first is: here both are the same weights."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 60, (20, 12)).astype(np.int32)
+    passages, model = Samples(tokens[:4], 6, tuple("abcd"), "numbers"), tiny_model()
+    engine = Engine(model, passages, tokens[4:], costs=True)
+    (edited,) = engine.measure([EDIT])
+    made = Editable(model).apply(Editable(model).plan(EDIT), {})
+    other = Engine(made, passages, tokens[4:], costs=True, against=engine).base
+    assert other.costs == pytest.approx(edited.costs, abs=1e-5)
+    np.testing.assert_allclose(other.heldout_kl, edited.heldout_kl, atol=1e-6)
+
+
+def test_accuracy_and_induction_are_of_what_the_model_predicts() -> None:
+    """Four random tokens, twice: nothing tells the first of the second half."""
+    right = np.array([[True, False, True]])
+    nll = np.array([[4.0, 4.0, 4.0, 9.0, 1.0, 1.0, 1.0]])
+    assert Skills.of(right, nll) == Skills(2, 3.0)

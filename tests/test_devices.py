@@ -28,7 +28,6 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoX
 
 from benchmarks import speed
 from evals.data import Samples
-from evals.data.windows import repeat_windows
 from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import AttackOutcome, Target
 from evals.measure.attacks.names import ALL, CHEAP, make_attack
@@ -376,7 +375,7 @@ def test_many_edits(name: str) -> None:
     edits = [parse_selection(spec, variant, BLOCKS, HEADS) for spec, variant in some]
 
     def measure(model: Any) -> Any:
-        told: Any = {"fit": Fitter(model, make_text()).fit, "repeated": repeat_windows(ROWS)}
+        told: Any = {"fit": Fitter(model, make_text()).fit, "costs": True}
         found = Engine(model, passages(name), ROWS, **told).measure(edits)
         return [{**vars(one), "selection": None} for one in found]
 

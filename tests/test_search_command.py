@@ -45,7 +45,7 @@ from surgery.selection import EditedHeads
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 FIGURES = {
     *("recited", "next_token_accuracy", "suffix_nll", "completion_entropy"),
-    *("heldout", "kl", *(f"kl.{name}" for name in MEASURES if name != "kl")),
+    *("heldout", *MEASURES),
     *(f"recovered.{name}" for name in NAMES),
 }
 BACK = "held back"

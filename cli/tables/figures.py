@@ -302,7 +302,7 @@ def print_search(result: SearchResult) -> None:
         f"{_show(row)} {_show_ends(row)}"
     )
     _explain_choice(result)
-    echo(f"KL on held-back text, in nats: {_describe_costs(result, selected)}")
+    echo(f"Cost on held-back text, in nats: {_describe_costs(result, selected)}")
     limits = [limit for limit in result.list_limits(selected) if limit.on == back]
     for one in limits:
         _print_limit(result, one)
@@ -358,11 +358,11 @@ def _print_limit(result: SearchResult, limit: Limit) -> None:
 
 def _describe_costs(result: SearchResult, of: str) -> str:
     """Every measure of the cost; the worst of those that count comes first."""
-    from evals.choose.grid import COSTS
+    from evals.measure.edits.costs import MEASURES
 
     point = result.point(of, "held back")
     worst, _ = point.worst
-    costs = {name.removeprefix("kl."): point.plain[name] for name in COSTS if name in point.plain}
+    costs = {name: point.plain[name] for name in MEASURES if name in point.plain}
     order = sorted(costs, key=lambda name: name != worst)
     return ", ".join(f"{name} {costs[name]:.3f}{' (worst)' * (name == worst)}" for name in order)
 

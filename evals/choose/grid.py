@@ -13,7 +13,7 @@ from pydantic import Field
 
 from evals.data import Samples, Tokens, hash_row
 from evals.data.samples import record_samples
-from evals.measure.edits.costs import find_worst
+from evals.measure.edits.costs import COUNTED, find_worst
 from evals.measure.edits.engine import Engine, MeasuredEdit
 from evals.measure.memorization.recovery import NAMES, make_recovery
 from evals.measure.naming import HEALED, name_figures
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from surgery.families.record import Dimensions
 
 Kind = Literal["block", "last", "range", "group", "head"]
-COSTS = ("kl", "kl.copied", "kl.repeated", "kl.tail")
-"""Figures of the cost on held-out text, in nats (`evals.measure.edits.costs`)."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,7 @@ class EditPoint:
     @property
     def worst(self) -> tuple[str, float]:
         """The largest measure of the cost that counts, by name and in nats."""
-        there = (name for name in COSTS if name in self.plain)
-        return find_worst({name.removeprefix("kl."): self.plain[name] for name in there})
+        return find_worst({name: self.plain[name] for name in COUNTED if name in self.plain})
 
     @property
     def cost(self) -> float:
@@ -154,7 +151,7 @@ def measure_edit(
     for name, nats in measured.costs.items():
         if name != "kl":
             n = len(measured.heldout_kl)
-            yield measure_value(f"kl.{name}", nats, on=on, n=n, unit="nats")
+            yield measure_value(name, nats, on=on, n=n, unit="nats")
 
 
 def _average(name: str, values: Any, on: On, unit: Any = "nats", **known: Any) -> Measured:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from evals.data.repeats import group_overlaps
 from evals.data.samples import Samples, Tokens, hash_row
-from evals.data.windows import repeat_windows
+from evals.data.windows import MOST_REPEATED
 from surgery.errors import SamplesError
 from surgery.record.manifest import ChosenOn, Manifest, PassagesRecord, Record, Step
 
@@ -252,12 +252,7 @@ class Half:
 
     def __len__(self) -> int:
         """The number of rows to measure one edit on."""
-        return len(self.samples) + len(self.windows) + len(self.repeated)
-
-    @property
-    def repeated(self) -> Tokens:
-        """As `evals.data.windows.repeat_windows`."""
-        return repeat_windows(self.windows)
+        return len(self.samples) + len(self.windows) + 2 * min(len(self.windows), MOST_REPEATED)
 
 
 def split_halves(

@@ -68,6 +68,16 @@ def repeat_windows(windows: Tokens) -> Tokens:
     return np.concatenate([half, half[:, _count_special(windows) :]], axis=1)
 
 
+def repeat_random(windows: Tokens) -> Tokens:
+    """As `repeat_windows`, of tokens drawn at random from all that stand in the windows, each as
+    often: only their repetition can tell the next one."""
+    half, opening = windows[:MOST_REPEATED, : windows.shape[1] // 2], _count_special(windows)
+    drawn = np.random.default_rng(0).choice(
+        np.unique(windows[:, opening:]), (len(half), half.shape[1] - opening)
+    )
+    return np.concatenate([half[:, :opening], drawn, drawn], axis=1).astype(np.int32)
+
+
 def _count_special(windows: Tokens) -> int:
     """How many tokens open every window and stand nowhere else, as <bos> does. A single window
     tells nothing."""

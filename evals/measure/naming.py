@@ -7,6 +7,7 @@ from typing import Any
 
 from evals.measure.attacks.attack import Attack
 from evals.measure.attacks.names import TRAINING, find_attack, find_attacker
+from evals.measure.edits.costs import MEASURES as COSTS
 from evals.measure.memorization.measures import MEASURES
 from evals.table.words import render
 from surgery.card.facts import make_printable
@@ -36,10 +37,7 @@ _OTHERS = {
     **_SIZES,
     "heldout_perplexity": "perplexity of held-out text",
     "heldout_rise": "rise of the loss on held-out text, nats per token",
-    "kl": "KL divergence from the base on held-out text, nats per token",
-    "kl.copied": "the same, on tokens that stood earlier in their window",
-    "kl.repeated": "the same, on text that is repeated",
-    "kl.tail": "the same, at the 99th percentile",
+    **COSTS,
     "estimated_kl": "estimated KL divergence, nats per token",
     "estimated_margin": "estimated mean square change of margins, nats²",
     "estimated_recited": "estimated share recited word for word",

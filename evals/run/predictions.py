@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from evals.run.forward import POSITIONS_AT_ONCE, Head
 from surgery.reading.corpus import NOTHING
 
 Floats = npt.NDArray[np.float32]
-Scores = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -141,33 +141,42 @@ def _log_drawn(logits: torch.Tensor, true: torch.Tensor, sampling: Sampling) -> 
     return (true / sampling.temperature - total).masked_fill(true < smallest, float("-inf"))
 
 
+class TextScores(NamedTuple):
+    """Of text, at each token: its negative log-likelihood, whether it is the most likely one, and
+    the KL divergence from the base, 0 for the base itself. In nats, [B, T]."""
+
+    nll: Floats
+    right: Flags
+    kl: Floats
+
+
 @torch.inference_mode()
 def measure_heldout(
-    hidden: torch.Tensor, base: torch.Tensor | None, head: Head, targets: torch.Tensor
-) -> tuple[Scores, Floats]:
-    """Mean negative log-likelihood of each row, and KL divergence at each token, in nats.
+    hidden: torch.Tensor, base: tuple[torch.Tensor, Head] | None, head: Head, targets: torch.Tensor
+) -> TextScores:
+    """Scores text, token by token.
 
     KL(base || edited) = Σ_v p(v) (log p(v) - log q(v)), p the base model's predicted distribution
     and q the edited model's. The logits of a few positions exist at a time.
 
-    `hidden`, `base`: [B, T, d], final hidden states of the edited and of the base model at the
-    tokens before each of `targets` (int64 [B, T]); `base` is None to measure the base itself.
-    Returns float64 [B] and float32 [B, T].
+    `hidden`: [B, T, d], final hidden states at the tokens before each of `targets` (int64 [B, T]);
+    `base`: those of the base model, with its head; None to measure the base itself.
     """
     states, true = hidden.flatten(0, 1), targets.flatten()
-    before = states if base is None else base.flatten(0, 1)
-    log_likelihood, divergence = [], []
+    log_likelihood, best, divergence = [], [], []
     for begin in range(0, len(states), POSITIONS_AT_ONCE):
         some = slice(begin, begin + POSITIONS_AT_ONCE)
         logits = head(states[some]).float()
         index = true[some].to(logits.device).unsqueeze(-1)
         log_likelihood.append(logits.gather(-1, index).squeeze(-1) - logits.logsumexp(-1))
+        best.append(logits.argmax(-1) == index.squeeze(-1))
         if base is not None:
-            log_p = head(before[some]).float().log_softmax(-1)
+            before, its_head = base
+            log_p = its_head(before.flatten(0, 1)[some]).float().log_softmax(-1)
             log_q = logits.log_softmax(-1)
             divergence.append(kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
-    likelihood, kl = (
+    likelihood, right, kl = (
         torch.cat(some or [torch.zeros(len(true))]).view(targets.shape).cpu().numpy()
-        for some in (log_likelihood, divergence)
+        for some in (log_likelihood, best, divergence)
     )
-    return -likelihood.mean(axis=1, dtype=np.float64), kl
+    return TextScores(-likelihood, right, kl)

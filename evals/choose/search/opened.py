@@ -245,7 +245,7 @@ class OpenedSearch:
                 self.loaded.model,
                 half.samples,
                 half.windows,
-                repeated=half.repeated,
+                costs=True,
                 batch_size=self.batch_size,
                 fit=fit,
                 layout=self.request.choice.layout,

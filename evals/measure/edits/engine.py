@@ -18,14 +18,15 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.data import Samples, Tokens, measure_lengths
-from evals.measure.edits.costs import find_copied, measure_costs
+from evals.data.windows import repeat_random, repeat_windows
+from evals.measure.edits.costs import Skills, find_copied, measure_costs
 from evals.measure.edits.sharing import FitEdit, SharedEdits
 from evals.measure.memorization import measures
 from evals.measure.memorization.recovery import Evidence
 from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.finite import check_finite
 from evals.run.forward import check_head, head_of, read_limits
-from evals.run.predictions import Floats, Sampling, Scores, measure_heldout, measure_predictions
+from evals.run.predictions import Sampling, TextScores, measure_heldout, measure_predictions
 from evals.run.resuming import Run, run_from_block, run_tokens
 from surgery.editing.in_memory import Editable
 from surgery.processes import count_for_all, share
@@ -33,9 +34,10 @@ from surgery.selection import Selection, blocks_of
 from surgery.store import KEEP_NOTHING, Store
 
 Columns = dict[str, npt.NDArray[Any]]
-"""Measure → its value for each row [B]; of `right`, for each suffix token [B, S]; of `token_kl` and
-`repeated_kl`, for each token of a window but the first [B, T - 1]."""
-_Kind = Literal["passages", "heldout", "repeated"]
+"""Measure → its value for each row [B]; of `right`, for each suffix token [B, S]; of `token_kl`,
+`token_right`, `repeated_kl`, and `random_nll`, for each token of a window but the first
+[B, T - 1]."""
+_Kind = Literal["passages", "heldout", "repeated", "random"]
 BASE: Selection = ()
 """The selection of no block: the unedited model."""
 
@@ -51,7 +53,8 @@ class MeasuredEdit:
     - `heldout_nll`, `heldout_kl`: float64 [M], means over every token of a window but the first, in
       nats. KL(base || edited).
     - `lengths`: int64 [N], the tokens of each suffix.
-    - `costs`: all measures of `evals.measure.edits.costs`, where they were asked for.
+    - `costs`: all measures of `evals.measure.edits.costs`, where they were asked for; `skills`:
+      what some of them compare.
     """
 
     selection: Selection
@@ -66,6 +69,7 @@ class MeasuredEdit:
     heldout_kl: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.int64]
     costs: Mapping[str, float] = field(default_factory=dict)
+    skills: Skills | None = None
 
     def select(self, rows: npt.NDArray[np.bool_]) -> MeasuredEdit:
         """The same of some of the passages, bool [N]."""
@@ -88,8 +92,8 @@ class Engine:
 
     - `model`: in eval mode, with its output embedding. `editable`: the same, where there is one.
     - `samples`: the passages that it may recite. `heldout`: int32 [M, T] windows of other text.
-      `repeated`: int32 [R, ·], some of these as `evals.data.windows.repeat_windows` makes them;
-      with them, all costs are measured.
+      `costs`: measure all costs on it. `against`: the engine of the model that costs are relative
+      to, on the same text; by default, the unedited model.
     - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
       the last bit in float32, are those of `evals.measure.memorization.extraction.extract`.
     - `fit`: fits the variants that need it. `layout`: as for `surgery.editing.in_memory.apply`.
@@ -105,7 +109,8 @@ class Engine:
         samples: Samples,
         heldout: Tokens | None = None,
         *,
-        repeated: Tokens | None = None,
+        costs: bool = False,
+        against: Engine | None = None,
         batch_size: int | None = None,
         fit: FitEdit | None = None,
         layout: str = "auto",
@@ -116,11 +121,16 @@ class Engine:
         check_head(model)
         self._model, self._samples = model, samples
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
-        self._repeated = repeated
+        self._costs, self._against = costs, against
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
         self._editable, self._layout, self._fit = editable or Editable(model), layout, fit
         self._measured: dict[Selection, MeasuredEdit] = {}
-        self._store = store.narrow("edits", layout, repeated is not None, samples.prefix_length)
+        self._store = store.narrow("edits", layout, costs, samples.prefix_length)
+
+    def compare(self, model: Any) -> Engine:
+        """The engine of another model, on the same text. Its costs are relative to this one's."""
+        rows = self._samples, self._heldout
+        return Engine(model, *rows, costs=self._costs, batch_size=self.batch_size, against=self)
 
     @property
     def base(self) -> MeasuredEdit:
@@ -164,7 +174,10 @@ class Engine:
             ("passages", self._samples.tokens),
             ("heldout", self._heldout),
         ]
-        return texts if self._repeated is None else [*texts, ("repeated", self._repeated)]
+        if self._costs:
+            made = repeat_windows(self._heldout), repeat_random(self._heldout)
+            texts += [("repeated", made[0]), ("random", made[1])]
+        return texts
 
     def _missing(self, selections: Iterable[Selection]) -> list[Selection]:
         return [edit for edit in dict.fromkeys((BASE, *selections)) if edit not in self._measured]
@@ -218,15 +231,19 @@ class Engine:
         tokens = torch.from_numpy(rows.astype(np.int64))
         # The last token predicts nothing to measure, so the model does not read it.
         base = run_tokens(model, tokens[:, :-1], keep={branch.start for branch in edits.tree})
+        known, intact = base, model
+        if self._against is not None and kind != "passages":
+            intact = self._against._model
+            known = run_tokens(intact, tokens[:, :-1])
 
         def add(selection: Selection, run: Run) -> None:
             if kind == "passages":
                 hidden = run.hidden[:, prefix_length - 1 :]
                 found[selection] = self._measure_suffixes(hidden, tokens[:, prefix_length:])
             else:
-                before = None if run is base else base.hidden
-                nll, kl = measure_heldout(run.hidden, before, head_of(model), tokens[:, 1:])
-                found[selection] = self._summarize(kind, nll, kl)
+                before = None if run is known else (known.hidden, head_of(intact))
+                scores = measure_heldout(run.hidden, before, head_of(model), tokens[:, 1:])
+                found[selection] = self._summarize(kind, scores)
             advance()
 
         add(BASE, base)
@@ -240,12 +257,17 @@ class Engine:
             pending += [(child, run) for child in branch.children]
         return found
 
-    def _summarize(self, kind: _Kind, nll: Scores, kl: Floats) -> Columns:
-        """Of text: nll [B], and the KL at each token [B, T - 1] where costs are asked for."""
+    def _summarize(self, kind: _Kind, scores: TextScores) -> Columns:
+        """What is kept of text."""
         if kind == "repeated":
-            return {"repeated_kl": kl}
-        tokens = {} if self._repeated is None else {"token_kl": kl}
-        return {"heldout_nll": nll, "heldout_kl": kl.mean(axis=1, dtype=np.float64), **tokens}
+            return {"repeated_kl": scores.kl}
+        if kind == "random":
+            return {"random_nll": scores.nll}
+        means = {"heldout_nll": scores.nll, "heldout_kl": scores.kl}
+        columns: Columns = {n: v.mean(axis=1, dtype=np.float64) for n, v in means.items()}
+        if self._costs:
+            columns |= {"token_kl": scores.kl, "token_right": scores.right}
+        return columns
 
     def _measure_suffixes(self, hidden: torch.Tensor, suffix: torch.Tensor) -> Columns:
         """From final hidden states of the token before each suffix token [B, S, d]."""
@@ -276,14 +298,24 @@ class Engine:
             name: np.concatenate([part[name] for part in parts if name in part])
             for name in {name: None for part in parts for name in part}
         }
-        empty = np.empty((0, 0), dtype=np.float32)
-        kl, repeated = (columns.pop(name, empty) for name in ("token_kl", "repeated_kl"))
-        costs = measure_costs(kl, find_copied(self._heldout), repeated) if kl.size else {}
         exact = columns["first_divergence"] == self._samples.suffix_length
         lengths = measure_lengths(self._samples.suffixes)
-        told: dict[str, Any] = {"lengths": lengths, "costs": costs, **columns}
+        told = {"lengths": lengths, **self._take_costs(selection, columns)}
+        told |= columns  # the rest
         measured = MeasuredEdit(selection=selection, exact=exact, **told)
         where = f"edit of blocks {blocks_of(selection)}" if selection else "base model"
         for values in (measured.nll, measured.heldout_nll):
             check_finite(values, where)
         return measured
+
+    def _take_costs(self, selection: Selection, columns: Columns) -> dict[str, Any]:
+        """Takes the scores of single tokens out of `columns`, and makes the costs of them."""
+        if "token_kl" not in columns:
+            return {}
+        kl, repeated = columns.pop("token_kl"), columns.pop("repeated_kl")
+        skills = Skills.of(columns.pop("token_right"), columns.pop("random_nll"))
+        known = skills if selection == BASE else self._measured[BASE].skills
+        known = self._against.base.skills if self._against else known
+        assert known is not None
+        costs = measure_costs(kl, find_copied(self._heldout), repeated, skills, known)
+        return {"costs": costs, "skills": skills}
