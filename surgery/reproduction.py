@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from surgery.checkpoint.adapter import open_adapter
-from surgery.checkpoint.content import hash_file, list_files
+from surgery.checkpoint.content import hash_file
 from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.editing.preparing import Fitting
 from surgery.errors import CheckpointError, ManifestError, SamplesError
@@ -44,7 +44,7 @@ from surgery.proof.distance import (
     measure_fitted,
     measure_trained,
 )
-from surgery.proof.files import check_listed
+from surgery.proof.files import check_listed, list_names
 from surgery.record.manifest import (
     CalibrationRecord,
     Manifest,
@@ -79,7 +79,7 @@ def open_original(model: str | Path, revision: str | None = None) -> Original:
     files: dict[str, Path | HubFile]
     if folder is not None:
         manifest = read_manifest(folder)
-        files = {path.relative_to(folder).as_posix(): path for path in list_files(folder)}
+        files = {name: folder / name for name in list_names(folder)}
     else:
         with open_client(str(model), revision) as api:
             there = find_published(api, str(model), revision)

@@ -36,7 +36,7 @@ DOCUMENTS = (
 PROGRAMS = (
     *("attn-surgery", ".venv/bin/attn-surgery", "uvx", "accelerate", "torchrun", "lm_eval"),
     *("python", "python3", ".venv/bin/python", "pip", ".venv/bin/pip", "make"),
-    *("awk", "jq", "head", "seq", "mkdir", "cd", "source", "."),
+    *("model_signing", "awk", "jq", "head", "seq", "mkdir", "cd", "source", "."),
 )
 """What a document may call. The shell has no others, so that another is an error."""
 _RECORD = """
@@ -52,7 +52,19 @@ _SHELL = re.compile(
 )
 ATTN_SURGERY = ("attn-surgery", ".venv/bin/attn-surgery")
 PYTHON = ("python", "python3", ".venv/bin/python")
-NOT_OURS = {"pip", ".venv/bin/pip", "awk", "jq", "head", "seq", "mkdir", "cd", "source", "."}
+NOT_OURS = {
+    "model_signing",
+    "pip",
+    ".venv/bin/pip",
+    "awk",
+    "jq",
+    "head",
+    "seq",
+    "mkdir",
+    "cd",
+    "source",
+    ".",
+}
 
 RUN = {"export", "inspect", "verify", "extract", "evaluate", "audit"}
 """Of the commands of `READ_FIRST`; the others have tests of their own."""

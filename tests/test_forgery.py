@@ -386,10 +386,15 @@ def test_a_recorded_file_that_does_not_belong(forge: Forge, layout: str, name: s
 
 @pytest.mark.parametrize(
     ("name", "check"),
-    [(".m.attn-surgery-2.safetensors", "files"), (".m.attn-surgery-partial", "files")],
+    [
+        (".m.attn-surgery-2.safetensors", "files"),
+        (".m.attn-surgery-partial", "files"),
+        ("picture.png", "contents"),
+        ("model.sig", "contents"),
+    ],
 )
 def test_a_shard_without_a_hash(tmp_path: Path, name: str, check: str) -> None:
-    """What a loader reads is listed: the names of unfinished work are no exception."""
+    """What a loader reads is listed, by whatever name the index has it."""
     from safetensors.torch import load_file
 
     source = write_checkpoint(tmp_path / "source", NEOX, num_shards=2)

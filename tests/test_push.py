@@ -157,6 +157,7 @@ def test_a_push_is_the_manifest_s_files_and_no_others(
         "files": sorted(there),
         "private": True,
         "pr": None,
+        "claims": [],
     }
     assert repository.private
     assert len(repository.commits) == 2, "one commit, and none when nothing has changed"
@@ -291,6 +292,39 @@ def test_what_would_not_verify_stops_a_push(hub: UploadHub, run: Commands) -> No
     pushed, verified = run("push stock me/allowed", "verify me/allowed", token=TOKEN)
     assert (pushed.code, verified.code) == (0, 0), pushed.err + verified.err
     assert files(allowed)["recipe.yaml"] == b"drop-attn: 0"
+
+
+def test_what_is_added_beside_a_model(
+    hub: UploadHub, run: Commands, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    """Yours is sent, also in place of an earlier one. What others merged stays. All is claimed."""
+    folder = Path(shutil.copytree(exported["stock"], tmp_path / "signed"))
+    (folder / "model.sig").write_bytes(b"of the first state")
+    (first,) = run(f"push {folder} me/signed --json", token=TOKEN)
+    assert first.code == 0, first.err
+    repository = hub.repositories["me/signed"]
+    merged = {".eval_results/gsm8k.yaml": b"- value: 1\n", "curve.png": b"\x89PNG"}
+    repository.commit(merged, title="by the Hub")
+    (folder / "model.sig").write_bytes(b"of the second state")
+    dry, dry_json, again, verified = run(
+        f"push {folder} me/signed --dry-run",
+        f"push {folder} me/signed --dry-run --json",
+        f"push {folder} me/signed",
+        "verify me/signed --json",
+        token=TOKEN,
+    )
+    assert [r.code for r in (dry, dry_json, again, verified)] == [0] * 4, again.err + verified.err
+    there, names = files(repository), [*merged, "model.sig"]
+    assert there["model.sig"] == b"of the second state"
+    assert merged.items() <= there.items()
+    what = "not part of the model, and not read by any check"
+    assert json.loads(first.out)["claims"] == [{"name": "model.sig", "detail": what}]
+    assert [claim["name"] for claim in json.loads(dry_json.out)["claims"]] == names
+    assert {*names} < {claim["name"] for claim in json.loads(verified.out)["claims"]}
+    for printed in (dry.out, again.out):
+        assert [f"claimed {name}: {what}" for name in names] == [
+            line for line in printed.splitlines() if line.startswith("claimed ")
+        ]
 
 
 def test_a_gitignore_stops_a_push(hub: UploadHub, run: Commands) -> None:

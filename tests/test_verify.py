@@ -216,6 +216,16 @@ def test_a_missing_file(folder: Path, name: str) -> None:
         "model-00001-of-00001.safetensors",
         "notes.txt",
         ".env",
+        ".gitignore",
+        "key.pem",
+        "vocab.txt",
+        "adapter_config.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+        ".eval_results/task.py",
+        "eval_results/task.yaml",
+        "picture.png.py",
+        "model.sig.bin",
         "lm_eval/edited/model/code.py",
         ".git/hooks/code.py",
         ".cache/huggingface/model.safetensors",
@@ -232,6 +242,22 @@ def test_a_file_too_many(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True, parents=True)
     (folder / name).write_text("x")
     assert_fails(folder, "files", f"{name} is not in the manifest")
+
+
+def test_what_others_add_is_claimed(folder: Path) -> None:
+    """A signature, results that the Hub merged, pictures: no loader reads them, and no check."""
+    added = (".eval_results/gsm8k.yaml", "docs/Curve.PNG", "model.sig")
+    for name in added:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"\x80\x04")
+    outcome = attn_surgery("verify", folder)
+    assert outcome.code == 0, outcome.stderr
+    for name in added:
+        assert f"claimed {name}: not part of the model, and not read by any check\n" in (
+            outcome.stdout
+        )
+    claims = {claim["name"] for claim in attn_surgery("verify", folder, "--json").json["claims"]}
+    assert {*added} < claims
 
 
 def test_what_a_killed_evaluation_left(folder: Path) -> None:

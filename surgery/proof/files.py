@@ -8,7 +8,7 @@ found finite then: no file is read as a whole a second time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +19,7 @@ from surgery.checkpoint.content import hash_file, hash_weights, list_files
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.hub.resolved import ResolvedModel
 from surgery.privacy import check_link
-from surgery.record.manifest import Manifest, Step
+from surgery.record.manifest import Manifest, Step, is_added
 from surgery.untrusted import reraise_as
 
 
@@ -111,12 +111,30 @@ class FolderChecks:
         return self.manifest.history[-1 if self.found is None else self.begins :]
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a folder that no check proves."""
+
+    name: str
+    detail: str
+
+
+def claim_added(names: Iterable[str]) -> list[Claim]:
+    """A claim for each of these files that somebody added beside a model (`is_added`)."""
+    what = "not part of the model, and not read by any check"
+    return [Claim(name, what) for name in names if is_added(name)]
+
+
+def list_names(folder: Path) -> list[str]:
+    """The names of all files and links below a folder, in order."""
+    return [path.relative_to(folder).as_posix() for path in list_files(folder)]
+
+
 def check_listed(folder: Path, manifest: Manifest) -> None:
     """Raises `CheckpointError` for a file that the manifest does not account for, and for a link
     out of the folder."""
-    for path in list_files(folder):
-        if path.is_symlink():
-            check_link(path, folder)
-        name = path.relative_to(folder).as_posix()
+    for name in list_names(folder):
+        if (folder / name).is_symlink():
+            check_link(folder / name, folder)
         if not manifest.accounts_for(name):
             raise CheckpointError(f"{name} is not in the manifest")

@@ -23,7 +23,7 @@ from surgery.checkpoint.source import CARD, MANIFEST, open_checkpoint, read_conf
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.hub.finding import find_export, find_folder, find_recorded
 from surgery.hub.resolved import ResolvedModel
-from surgery.proof.files import Check
+from surgery.proof.files import Check, Claim, claim_added, list_names
 from surgery.proof.report import read_report
 from surgery.proof.static import WITH_SOURCE, list_checks
 from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions, parse_manifest
@@ -37,14 +37,6 @@ _OTHERS = (
     "verify a model that `attn-surgery export` wrote, or measure any other with "
     "`attn-surgery audit`"
 )
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement of a folder that no check proves."""
-
-    name: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -258,6 +250,7 @@ def _list_claims(
         yield Claim(CARD, "everything outside its generated parts")
     for name in (name for name in unread if (folder / name).exists()):
         yield Claim(name, "not read by any check")
+    yield from claim_added(list_names(folder))
 
 
 def _is_ours(version: str | None) -> bool:

@@ -32,10 +32,10 @@ from surgery.hub.client import (
     show_progress,
 )
 from surgery.privacy import separate_paths
-from surgery.proof.files import Check
+from surgery.proof.files import Check, Claim, claim_added, list_names
 from surgery.proof.report import read_report
 from surgery.proof.verification import Verification, read_record, verify
-from surgery.record.manifest import REPORTS, Manifest, Step, parse_manifest
+from surgery.record.manifest import REPORTS, Manifest, Step, is_added, parse_manifest
 from surgery.record.report import Report
 from surgery.untrusted import parse_json, read_bytes, reraise_as
 
@@ -64,7 +64,8 @@ class PlannedPush:
     - `manifest`: of the folder. `card`: its new text; None if it may not be published.
     - `exists`: whether the repository does; None if the Hub could not be asked. `there`: its state,
       on which the commit builds.
-    - `additions`, `removals`: of the commit. `checks`: their results, in order.
+    - `additions`, `removals`: of the commit. `checks`: their results, in order. `claims`: the files
+      beside the model, sent or there, that no check reads.
     """
 
     manifest: Manifest
@@ -76,6 +77,7 @@ class PlannedPush:
     additions: tuple[CommitOperationAdd, ...]
     removals: tuple[CommitOperationDelete, ...]
     checks: tuple[Check, ...]
+    claims: tuple[Claim, ...]
 
     @property
     def ok(self) -> bool:
@@ -115,6 +117,7 @@ class PlannedPush:
             "removed": self.removed,
             "card": self.describe_card(),
             "checks": [asdict(check) for check in self.checks],
+            "claims": [asdict(claim) for claim in self.claims],
         }
 
 
@@ -122,7 +125,8 @@ class PlannedPush:
 class Push:
     """What is on the Hub now.
 
-    `pr`: the URL of the pull request, if you asked for one; None if nothing differed.
+    `pr`: the URL of the pull request, if you asked for one; None if nothing differed. `claims`: as
+    of `PlannedPush`.
     """
 
     repo: str
@@ -131,9 +135,10 @@ class Push:
     files: tuple[str, ...]
     private: bool
     pr: str | None
+    claims: tuple[Claim, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "files": list(self.files)}
+        return {**asdict(self), "files": list(self.files), "claims": [*map(asdict, self.claims)]}
 
 
 def push(
@@ -188,7 +193,7 @@ def push(
             parent_commit=planned.there.commit if planned.there else None,
         )
     url, files = f"{api.endpoint}/{repo}", tuple(planned.files)
-    return Push(repo, url, done.oid, files, planned.private, done.pr_url)
+    return Push(repo, url, done.oid, files, planned.private, done.pr_url, planned.claims)
 
 
 def plan_push(
@@ -243,8 +248,10 @@ def plan_push(
         with note("card", "can be written"):
             card = make_card(repo, written, source)
             additions = (CommitOperationAdd(CARD, card.encode()), *source.files.values())
+    names = {*(source.files if source else ()), *(there.files if there else ())}
+    claims = tuple(claim_added(sorted(names)))
     return PlannedPush(
-        manifest, repo, exists, not public, there, card, additions, removals, tuple(checks)
+        manifest, repo, exists, not public, there, card, additions, removals, tuple(checks), claims
     )
 
 
@@ -319,6 +326,8 @@ def find_publishable(
             raise OutputError(what, where=folder / name, fix="push again")
     written = {MANIFEST: text, **pages}
     files |= {name: CommitOperationAdd(name, content) for name, content in written.items()}
+    added = filter(is_added, list_names(folder))
+    files |= {name: CommitOperationAdd(name, folder / name) for name in added}
     for name, added in files.items():
         _check_private(folder / name, added)
     measured = build_measurements(report) if report else None
@@ -422,7 +431,8 @@ def find_stale(
 
     **Raises:** `OutputError` for files that would be replaced or removed, and that no push put
     there, unless it `replaces` them; and for files that are not part of the model: loaders may take
-    them for it, and `verify` refuses them.
+    them for it, and `verify` refuses them. What people add beside a model (`is_added`), such as a
+    signature of its last state, is replaced by yours of that name, and otherwise stays.
     """
     from huggingface_hub import CommitOperationDelete
 
@@ -437,7 +447,7 @@ def find_stale(
     theirs = (
         name
         for name in changed
-        if (name in sent and name not in recorded)
+        if (name in sent and name not in recorded and not is_added(name))
         or (name in recorded and there.hash(api, name) != recorded[name])
     )
     if not replaces and (found := ", ".join(theirs)):

@@ -42,6 +42,14 @@ UNLISTED = (
     *("lm_eval/*/results_*.json", "lm_eval/*/samples_*.jsonl"),
 )
 """Patterns of unlisted files that a folder may hold: the card and an evaluation."""
+ADDED = (
+    *("*.sig", "*.asc", ".eval_results/*.yaml"),
+    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.svg"),
+)
+"""Patterns, in lower case, of what people and the Hub add beside a model, and no loader reads:
+signatures, results, and pictures. No check reads them either, so `verify` lists them as claimed.
+Code, weights, configuration, and files of a tokenizer have other names, and are refused."""
+_NOTES = (".gitattributes", ".git/*", ".cache/huggingface/*", ".staging.attn-surgery-*")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A hash, hexadecimal."""
 Word = Annotated[str, Field(pattern="^[!-~]{1,200}$")]
@@ -552,12 +560,20 @@ class Manifest(History):
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
     def accounts_for(self, name: str) -> bool:
-        """Whether the folder may hold this file: recorded, `UNLISTED`, a client's notes, or what a
-        killed evaluation left."""
-        notes = (".gitattributes", ".git/*", ".cache/huggingface/*", ".staging.attn-surgery-*")
+        """Whether the folder may hold this file: recorded, `UNLISTED`, added, a client's notes, or
+        what a killed evaluation left."""
         loads = PurePosixPath(name).suffix in CODE_OR_WEIGHTS
-        patterns = UNLISTED if loads else (*UNLISTED, *notes)
-        return name in self.files or any(fnmatchcase(name, pattern) for pattern in patterns)
+        patterns = UNLISTED if loads else (*UNLISTED, *_NOTES)
+        return name in self.files or _fits(name, patterns) or is_added(name)
+
+
+def is_added(name: str) -> bool:
+    """Whether a file of this name is one that people and the Hub add beside a model (`ADDED`)."""
+    return _fits(name.lower(), ADDED) and not _fits(name, _NOTES)
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def list_edited_heads(steps: Iterable[Step]) -> dict[int, dict[int, str]]:

@@ -35,9 +35,10 @@ def command(
 
     Checks the SHA-256 of every file, and that there is no other file, except the card, a report
     with lm-eval's results, recipe.yaml, what a killed run left, and notes of git and of the Hub's
-    client. In the stock layout, edited heads must hold exactly the constants that make them
-    attention-free; compact blocks have none to compare without --source.
-    No parameter may be NaN or infinite.
+    client. Signatures (*.sig, *.asc), pictures, and results in .eval_results/ may be there, and are
+    listed as claimed. In the stock layout, edited heads must hold exactly the constants that make
+    them attention-free; compact blocks have none to compare without --source. No parameter may be
+    NaN or infinite.
     With --source, every other tensor must equal the source's byte for byte, and repeating the edit
     must give the same tensors. Of an erased or healed model, only names, types, and shapes of the
     trained tensors can be compared, and that training changed any: reproduce repeats it.

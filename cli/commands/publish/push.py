@@ -34,8 +34,9 @@ def command(folder: Path, repo: str, dry_run: bool, as_json: bool, **asked: Any)
     """Publish the exported folder DIR as REPO (OWNER/NAME) on the Hub.
 
     DIR holds a model, or an adapter (erase --as-adapter). Verifies DIR first. Uploads the files of
-    its manifest, the manifest, a new model card, and the report that the manifest records. Samples
-    and rows are never sent. The repository is private unless you pass --public. After an
+    its manifest, the manifest, a new model card, and the report that the manifest records.
+    Signatures (*.sig, *.asc), pictures, and results in .eval_results/ go along. Samples and rows
+    are never sent. The repository is private unless you pass --public. After an
     interruption, run the same command again: files that have arrived are not sent twice. Log in
     with `hf auth login`.
 
@@ -57,6 +58,8 @@ def command(folder: Path, repo: str, dry_run: bool, as_json: bool, **asked: Any)
         print_json(done.to_json())
         return
     seen = "private" if done.private else "public"
+    for claim in done.claims:
+        echo(f"claimed {claim.name}: {claim.detail}")
     echo(f"{done.pr or done.url}: {len(done.files)} files at {done.commit[:12]}, {seen}")
 
 
@@ -73,6 +76,8 @@ def _rehearse(folder: Path, repo: str, as_json: bool, asked: dict[str, Any]) -> 
             echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {name_options(check.detail)}")
         for name, size in found.files.items():
             echo(f"would send {name}: {decimal(size)}")
+        for claim in found.claims:
+            echo(f"claimed {claim.name}: {claim.detail}")
         for name in found.removed:
             echo(f"would remove {name}, of an earlier push")
         for key, value in found.describe_card().items():
