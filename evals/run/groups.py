@@ -161,7 +161,8 @@ class Run(Group):
     ] = None
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        "Number format to compute in. auto: as stored, but float32 where a CPU has no arithmetic for it.",
+        "Number format to compute in. auto: as stored, but float32 where a CPU has no arithmetic "
+        "for it.",
         Option("run"),
     ] = "auto"
     batch_size: Annotated[
