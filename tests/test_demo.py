@@ -28,7 +28,7 @@ def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.M
     out = tmp_path / "demo"
     monkeypatch.setattr(demonstrating, "_EVERY", 12)
     monkeypatch.setattr(demonstrating, "_LETTERS", 4_000)
-    few = {"max_extraction": 0.3, "grain": "blocks", "variant": ("zero",), "max_evaluations": 2}
+    few = {"max_extraction": 0.3, "grain": "blocks", "variant": ("mean",), "max_evaluations": 2}
     monkeypatch.setattr(demonstrating, "SEARCH", few)
     quick = {"tasks": ("lab_copy",), "attack": ("greedy",), "draws": 1}
     monkeypatch.setattr(demonstrating, "MEASURED", quick)

@@ -35,7 +35,6 @@ from decoders import (
     split_values,
     write_decoder,
 )
-from family_table import write_table
 from fits import export_with_any, load_aligned, random_fits, record_of
 from forging import assert_fails, assert_refused, edit_json, edit_weights, seal
 from safetensors.torch import load_file
@@ -235,12 +234,6 @@ def test_every_cell_is_exact_or_refused(
             torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
         assert not torch.equal(found, before), variant
         assert torch.equal(logits(model), before), "the model was not restored"
-
-
-def test_the_table_is_what_the_records_say() -> None:
-    """To write it again: python tests/family_table.py"""
-    text = (ROOT / "docs" / "families.md").read_text()
-    assert write_table(text) == text
 
 
 @pytest.mark.parametrize("config", [neox_config, neo_config])

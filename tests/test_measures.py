@@ -288,7 +288,7 @@ def test_positions_are_measured_in_pieces_without_a_seam():
 
 
 def test_the_documentation_has_every_measure_and_its_source():
-    text = (Path(__file__).parent.parent / "docs" / "extraction.md").read_text()
+    text = (Path(__file__).parent.parent / "docs" / "which-passages.md").read_text()
     for one in (*measures.MEASURES, *membership.SCORES):
         more = " *" if {"decoded", "entropy", "log_drawn"} & set(one.needs) else ""
         more = f" (in rows `{one.column}`)" if one.figure else more

@@ -140,7 +140,7 @@ OF_FIGURES = ("schema_version", "ci95", "p_value", "lacks")
 
 
 def test_one_page_documents_it() -> None:
-    pages = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+    pages = {path.name: path.read_text() for path in (ROOT / "docs").rglob("*.md")}
     page = pages.pop("report.md")
     keys = {key for kind in DOCUMENTED for key in kind.model_fields}
     assert {key for key in keys if not re.search(rf'[`"]{key}[`"]', page)} == set()

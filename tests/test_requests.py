@@ -154,7 +154,7 @@ def test_one_thing_has_one_word() -> None:
     listed = re.findall(r"^\| ([a-z, -]+) \|", words, re.MULTILINE)[1:]
     assert len(listed) == len({*listed}) == 16
     texts = {name: running(name).command.get_help(running(name)) for name in COMMANDS}
-    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("evals/table/**/*.jinja")]
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("evals/table/**/*.jinja")]
     texts |= {page.name: page.read_text() for page in pages if page.name != "families.md"}
     for old, new in REPLACED.items():
         said = [name for name, text in texts.items() if re.search(rf"\b{old}\b", text, re.I)]

@@ -204,10 +204,11 @@ def size_of(selection: Selection) -> tuple[int, Selection]:
 
 
 class GridEdit(Record):
-    """An edit of the grid. `of`: its name in the figures.
+    """`of`: its name in the figures.
 
-    `spec`: blocks and heads as you type them; `parts`: the same, with a variant each. `kind`: in a
-    sweep, which blocks or heads it is. `refitted`, `tried`: as for `EditPoint`, of a search.
+    `spec`: blocks and heads, as `--drop-attn` takes them; `parts`: the same, with a variant each.
+    `kind`: in a sweep, which blocks or heads it is. Of a search, `tried`: figures that only few
+    edits are tried for; `refitted`: whether blocks with fits have them as an export would.
     """
 
     of: Word

@@ -31,7 +31,7 @@ PUBLISHED = {
     "pythia-evals": "hf:EleutherAI/pythia-memorized-evals:{}:tokens",
     "lm-extraction": "{0}/train_prefix.npy,{0}/train_suffix.npy",
 }
-"""Short names of published passages. docs/extraction.md lists their sources and licenses."""
+"""Short names of published passages. docs/samples.md lists their sources and licenses."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def load_samples(
     skip_short: bool = False,
     secret: str | None = None,
 ) -> Samples:
-    """Loads the samples that `source` names, in any form that docs/extraction.md lists.
+    """Loads the samples that `source` names, in any form that docs/samples.md lists.
 
     - `tokenizer`: a transformers tokenizer, needed for text.
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.

@@ -67,19 +67,19 @@ class MeasureRequest(Request):
     revision: Revision = None
     metrics: Annotated[
         Literal["exact", "full"],
-        "exact: one pass and no decoding. full: also near matches, free-running scores, "
-        "entropy, probabilistic extraction, and min-k++.",
+        "Measures to compute. exact: those of one pass, without decoding. full: also near "
+        "matches, free-running scores, entropy, probabilistic extraction, and min-k++.",
         Option("measure"),
     ] = "exact"
     top_k: Annotated[
         Count,
-        "With `metrics=full`: the k of top-k sampling in probabilistic extraction.",
+        "The k of top-k sampling in probabilistic extraction, with `metrics=full`.",
         Option("measure"),
     ] = 40
     temperature: Annotated[
         float,
         Field(gt=0),
-        "With `metrics=full`: the temperature of that sampling.",
+        "The temperature of that sampling, with `metrics=full`.",
         Option("measure"),
     ] = 1.0
     attacks: Attacks = Attacks()

@@ -34,7 +34,7 @@ class CompareRequest(Request):
     revision: Revision = None
     prompt: Annotated[tuple[str, ...], "Text to continue.", Option("input", "T")] = ()
     passages: Annotated[Passages, Use(without=("leave_out",))] = Passages()
-    rows: Annotated[Count, "With `samples`: how many passages to show.", Option("output")] = 10
+    rows: Annotated[Count, "How many passages to show, with `samples`.", Option("output")] = 10
     max_new_tokens: Annotated[Count, "Tokens to write after a prompt.", Option("measure")] = 50
     sample: Annotated[
         int,

@@ -83,11 +83,11 @@ def run_demo(
             "Erase the records by the searched cut, then make the same cut",
             [
                 _type("erase", MODEL, plan=file, samples=records, output=taught),
-                _type("export", taught, plan=file, output=exports[-1]),
+                _type("export", taught, plan=file, calibration=MODEL, output=exports[-1]),
             ],
         )
         _erase(taught, plan, records, overwrite)
-        _cut(str(taught), exports[-1], overwrite, plan=plan)
+        _cut(str(taught), exports[-1], overwrite, plan=plan, calibration=(MODEL,))
     typed = _type("evaluate", *exports, baseline=MODEL, **texts, **MEASURED)
     announce("Verify, attack, and evaluate them, on what the search did not use", [typed])
     materials = materials.with_search(found / "search.json")

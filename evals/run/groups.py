@@ -101,7 +101,7 @@ class Passages(Group):
 
     samples: Annotated[
         str | None,
-        "Passages. The help of extract lists the forms.",
+        "Passages that must not come out. The help of extract lists the forms.",
         Option("input", "SAMPLES", "a lab model's own"),
     ] = None
     prefix_length: PrefixLength = None
@@ -155,13 +155,14 @@ class Run(Group):
 
     device: Annotated[
         str | None,
-        "cpu, cuda, cuda:1, …; or all: spread a model that is too large for one device over all "
-        "of them.",
+        "Where to run: cpu, cuda, cuda:1, …; or all, to spread a model that is too large for one "
+        "device over all of them.",
         Option("run", "D", "a GPU if there is one"),
     ] = None
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        "auto: as stored, but float32 where a CPU has no arithmetic for it.",
+        "Number format to compute in. auto: as stored, but float32 where a CPU has no arithmetic "
+        "for it.",
         Option("run"),
     ] = "auto"
     batch_size: Annotated[
@@ -256,7 +257,7 @@ class Cut(Group):
     ] = None
     variant: Annotated[
         str | None,
-        f"{SUMMARIES}{OWN_VARIANT}.",
+        f"What a block or head becomes. {SUMMARIES}{OWN_VARIANT}.",
         Option("edit", default="identity", choices=VARIANTS, own=OWN_PATH),
     ] = None
     calibration: CalibrationText = ()

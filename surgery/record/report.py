@@ -137,13 +137,14 @@ class PassageRow(PassageScores):
 
 
 class EditRecord(MeasuredModel):
-    """One edited model. `of`: its name in `Report.figures`.
+    """`of`: its name in the figures.
 
-    `relation`: whether the base is its recorded source. `chose`: how many passages and windows a
-    search used, and how many passages the edit was taught; None if that is not known. The figures
-    leave these out, or, of an edit that was taught all of them, are of nothing else. `state`: of
-    all limits together, None without any. `skipped`: attack that was asked for → what it needs and
-    did not have.
+    `relation`: whether the base is its recorded `source`; only then does a report go onto the card
+    or to the Hub. `chose`: how many passages and windows a search used, and how many passages the
+    edit was taught; None if that is not known. The figures leave these out, or, of an edit that was
+    taught all of them, are of nothing else. `state`: of all limits together, None without any.
+    `line`, `verdict`: the result in one line, and in a few sentences. `edit`: the `history` of
+    surgery.json. `skipped`: attack that was asked for → what it needs and did not have.
     """
 
     of: Word

@@ -52,9 +52,9 @@ class SearchResult(GridResult):
 
     - `measure`: what counts as recovered; limits asked for, and other choices are in `settings`.
       `key`: names all that the answer depends on.
-    - `selected`: the chosen edit, None if none meets the goal; `nearest`: the one that comes
+    - `selected`: the chosen edit, None if none keeps the limits; `nearest`: the one that comes
       closest then. `deep_blocks`: the edit to compare with, if the layout can hold it;
-      `deep_meets_goal`, `deep_offered`: whether it meets the goal, and could have been chosen.
+      `deep_meets_goal`, `deep_offered`: whether it keeps the limits, and could have been chosen.
       `front`: the edits that no other beats in both recovery and cost.
     - `state`: whether the choice keeps every limit on the half it was not made on.
     - `passed_over`: how many edits beat the choice by what was measured, and why they are not it.

@@ -1,4 +1,4 @@
-"""Measures of memorization, each as one record. docs/extraction.md defines them.
+"""Measures of memorization, each as one record. docs/which-passages.md defines them.
 
 A measure takes a pass over N rows with suffixes of S tokens ([N, S] tokens and numbers), gives one
 value per row, and figures of many rows. No measure counts what stands after the end of a shorter

@@ -26,9 +26,9 @@ class Tasks(Group):
     ] = ()
     suite: Annotated[
         Literal["standard", "quick", "lab", "none"] | None,
-        "standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy, arithmetic_2da, "
-        "webqs. quick: 250 documents each of three of them. lab: three tasks that need no "
-        "download. none: run no tasks.",
+        "Benchmarks to run. standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy, "
+        "arithmetic_2da, webqs. quick: 250 documents each of three of them. lab: three tasks "
+        "that need no download. none: run no tasks.",
         Option(
             "measure",
             default="in an evaluation, lab for a lab model, standard for any other",
