@@ -31,7 +31,7 @@ from surgery.variants import VARIANTS
 
 DOCUMENTS = (
     *("README.md", "CONTRIBUTING.md", "SECURITY.md", "evals/lab/README.md"),
-    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))),
 )
 PROGRAMS = (
     *("attn-surgery", ".venv/bin/attn-surgery", "uvx", "accelerate", "torchrun", "lm_eval"),

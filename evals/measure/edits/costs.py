@@ -28,7 +28,7 @@ MEASURES = {
 """Measure → which tokens' KL divergence it is, in nats."""
 TAIL = 0.99
 COUNTED = ("kl", "copied", "repeated")
-"""Those that count for a search. The tail adds nothing to them (docs/search.md)."""
+"""Those that count for a search. The tail adds nothing to them (docs/beds/lab-pythia.md)."""
 
 
 def find_copied(windows: Tokens) -> Flags:
