@@ -24,6 +24,7 @@ from subprocess import CalledProcessError
 
 import click
 
+from benchmarks.pictures import DRAWN, PICTURES, draw_picture, is_drawn
 from benchmarks.results import RESULTS, ROOT, Cell, Column, Results, list_results, run_git
 from surgery.output import write_text
 
@@ -81,10 +82,10 @@ def make_table(results: Results, options: list[str], where: str = "") -> Iterato
         picked = [row for row in picked if str(row.get(key)) in wanted]
         if lost := {*wanted} - {str(row.get(key)) for row in picked}:
             raise click.ClickException(f"{where}: no row has {min(lost)} as {key}")
-    yield f"| {' | '.join(columns[key].heading for key in shown)} |"
+    yield f"|{'|'.join(columns[key].heading for key in shown)}|"
     yield f"|{'---|' * len(shown)}"
     for row in picked:
-        yield f"| {' | '.join(write_cell(row.get(key), columns[key]) for key in shown)} |"
+        yield f"|{'|'.join(write_cell(row.get(key), columns[key]) for key in shown)}|"
 
 
 def write_cell(cell: Cell | float | str | None, column: Column) -> str:
@@ -138,6 +139,11 @@ def main(check: bool, old: bool) -> None:
             different.append(str(page.relative_to(ROOT)))
             if not check:
                 write_text(page, filled, overwrite=True)
+    for name in DRAWN:
+        if not is_drawn(name, known):
+            different.append(f"docs/pictures/{name}.svg")
+            if not check:
+                write_text(PICTURES / f"{name}.svg", draw_picture(name, known), overwrite=True)
     for name in different:
         click.echo(f"{name} {'is old' if check else 'is written'}")
     if check and different:

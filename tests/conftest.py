@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not DATA.is_dir():
         absent["real_data"] = "the public data files are absent"
     if find_spec("gguf") is None or find_weights() is None:
-        absent["real_model"] = "the real model's weights are not installed (docs/real-model.md)"
+        absent["real_model"] = "the real model's weights are not installed (docs/beds/smollm2.md)"
     for item in items:
         for marker in absent.keys() & set(item.keywords):
             item.add_marker(pytest.mark.skip(reason=absent[marker]))

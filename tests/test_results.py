@@ -7,15 +7,18 @@ code that a result measures is found.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from datetime import date
 from pathlib import Path
+from xml.etree import ElementTree
 
 import click
 import pytest
 from pydantic import ValidationError
 from test_docs import ATTN_SURGERY, PYTHON, parse, parse_python
 
+from benchmarks.pictures import DRAWN, draw_picture, is_drawn
 from benchmarks.results import (
     ROOT,
     Cell,
@@ -70,7 +73,28 @@ def test_what_results_measure_exists(name: str) -> None:
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_page_shows_each_result(name: str) -> None:
     """A figure that nobody reads need not be kept."""
-    assert any(f": {name} " in page.read_text() for page in list_pages())
+    pictures = [f"pictures/{drawn}.svg" for drawn, one in DRAWN.items() if one.of == name]
+    shown = [f"table: {name} ", f"command: {name} ", *pictures]
+    assert any(one in page.read_text() for page in list_pages() for one in shown)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_picture_shows_what_the_results_say(name: str) -> None:
+    assert is_drawn(name, KNOWN), "run python -m benchmarks.tables"
+    assert any(f"pictures/{name}.svg" in page.read_text() for page in list_pages())
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_picture_can_be_read_on_dark_pages(name: str) -> None:
+    """It stands on a white card, and a change of a figure changes it."""
+    svg = draw_picture(name, KNOWN)
+    card = next(
+        element for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("path")
+    )
+    assert "fill: #ffffff" in card.attrib["style"]
+    shown = KNOWN[DRAWN[name].of]
+    changed = shown.model_copy(update={"date": date(2020, 1, 1)})
+    assert not is_drawn(name, {**KNOWN, DRAWN[name].of: changed})
 
 
 def test_results_say_how_they_were_measured(written: Path, tmp_path: Path) -> None:
@@ -89,12 +113,12 @@ def test_a_table_stands_between_its_markers(written: Path, tmp_path: Path) -> No
     known = list_results(tmp_path)
     filled = fill_page(page, Path("docs/ways.md"), known)
     commit = known["ways"].commit
-    assert "| way | `any` |\n|---|---|\n| cut | 0 of 252 |\n\n[How" in filled
+    assert "|way|`any`|\n|---|---|\n|cut|0 of 252|\n\n[How" in filled
     assert f"results/ways.json), at {commit}, {date.today()}.\n<!-- end -->\n\nMore.\n" in filled
     assert fill_page(filled, Path("docs/ways.md"), known) == filled
     command = "<!-- command: ways -->\n<!-- end -->\n"
     assert "\n    attn-surgery demo\n" in fill_page(command, Path("docs/ways.md"), known)
-    assert list(make_table(known["ways"], []))[3] == "| simnpo | 0.046 [0.040, 0.050] |  |"
+    assert list(make_table(known["ways"], []))[3] == "|simnpo|0.046 [0.040, 0.050]||"
 
 
 @pytest.mark.parametrize(
@@ -153,3 +177,37 @@ def test_results_older_than_what_they_measure_are_found(written: Path, tmp_path:
     unknown = find_later_changes(read.model_copy(update={"commit": "0" * 8}))
     assert unknown is not None
     assert "is not in its history" in unknown
+
+
+# --- figures in prose
+
+WAITING = {
+    *("README.md", "docs/audit-others.md", "docs/command-line.md", "docs/demo.md"),
+    *("docs/extraction.md", "docs/families.md", "docs/how-it-works.md", "docs/paper.md"),
+    *("docs/publishing.md", "docs/python.md", "docs/report.md", "docs/steps.md"),
+    "docs/your-data.md",
+}
+"""Pages that still hold figures of their own."""
+EXCEPTIONS = (
+    r"\b(19|20)\d\d\b|\b95 %|\bversion \d\S*|\bPython 3\.\d+|\bGemma 3\b|\btransformers before 5\b"
+)
+"""Years, the confidence of all intervals, and versions."""
+NAMES = r"(?<=[^\W\d_])-?\d[\w./]*|\b\d+(-?[a-zA-Z]\w*)|\bblocks? \d[\d-]*|^ *\d\. "
+"""Numbers that are parts of names: SmolLM2, bfloat16, OLMo-2/3, 4-bit, 270M, block 0; of items."""
+
+
+def cut_to_prose(text: str) -> str:
+    """A page without tables between markers, code, links, headings, and HTML comments."""
+    text = re.sub(r"<!-- (?:table|command): .*?<!-- end -->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^```.*?^```|^ {4}.*?$|^#.*?$|<!--.*?-->", "", text, flags=re.M | re.DOTALL)
+    text = re.sub(r"`[^`]*`", "", text)
+    return re.sub(r"!?\[[^\]]*\]\([^)]*\)|https?://\S+", "", text)
+
+
+@pytest.mark.parametrize("page", list_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_prose_holds_no_figure_of_its_own(page: Path) -> None:
+    """It says what a table means. A figure in a sentence grows old, and nobody sees it."""
+    prose = re.sub(EXCEPTIONS, "", cut_to_prose(page.read_text()))
+    prose = re.sub(NAMES, "", prose, flags=re.MULTILINE)
+    lines = [line for line in prose.split("\n") if re.search(r"\d", line)]
+    assert not lines or str(page.relative_to(ROOT)) in WAITING, lines

@@ -364,7 +364,7 @@ def test_nf4_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- your own
 
-PAGE = (ROOT / "docs" / "threat-model.md").read_text()
+PAGE = (ROOT / "docs" / "who-can-undo-it.md").read_text()
 OWN = PAGE.split("```python\n")[1].split("```")[0]  # a module that defines FIRST_TOKEN
 OWN += """
 import numpy as np

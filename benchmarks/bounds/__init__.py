@@ -1,1 +1,1 @@
-"""How much attention's mixing matters to each block, measured and bounded (docs/bounds.md)."""
+"""How much attention's mixing matters to each block, measured and bounded (docs/cost.md)."""

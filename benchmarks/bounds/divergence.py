@@ -1,16 +1,20 @@
 """How much attention's mixing matters to each block of a model, and how far an edit carries.
 
 For head h, a^h are the attention weights, M_h = W_O^h W_V^h, and x is what attention reads. The
-branch's output with attention, less its output where every token attends only to itself, is
+branch's output with attention, less its output where every token attends only to itself, is (since
+Σ_j a_ij^h = 1, the biases cancel)
 
     Δ_i = Σ_h M_h u_i^h        u_i^h = Σ_j a_ij^h (x_j − x_i)
 
     ‖Δ_i‖ ≤ Σ_h ‖M_h‖ ‖u_i^h‖ ≤ Σ_h ‖M_h‖ Σ_j a_ij^h ‖x_j − x_i‖                      (`pairwise`)
     ‖Δ_i‖ ≤ ‖[M_1 … M_H]‖ (Σ_h ‖u_i^h‖²)^½
 
-`bound` is the lesser of the two tighter ones, token by token. docs/bounds.md derives them, and has
-figures. They are of the same kind as the theorems of Menta, Agrawal and Agarwal 2025 (arXiv
-2501.05078).
+The bounds follow from the triangle inequality over heads and over tokens, and from writing the sum
+as one product with the matrices side by side. `bound` is the lesser of the two tighter ones, token
+by token. All are divided by the norm of the residual that enters the block. If attention and MLP
+read the same residual (Pythia), the bound also holds for what leaves the block; if the MLP reads
+attention's output (GPT-Neo), the MLP adds a difference that is not bounded here. The paper of
+Menta, Agrawal and Agarwal 2025 (arXiv 2501.05078) announces theorems on the same quantity.
 
 Shape letters: B rows, T tokens, H heads, h head size, d width, V vocabulary, L blocks.
 """

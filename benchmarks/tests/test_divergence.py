@@ -324,7 +324,7 @@ def test_dropout_is_not_measured(model: Any) -> None:
 
 @pytest.mark.parametrize("name", ["pythia", "gpt-neo"])
 def test_the_lab_models_keep_the_bound(name: str) -> None:
-    """What docs/bounds.md says of trained models: bounded, and looser than 1."""
+    """What docs/cost.md says of trained models: bounded, and looser than 1."""
     folder = find_lab_folder(name)
     windows = cut_windows(heldout_texts(), load_tokenizer(folder), 128, most=4)
     result = measure_bounds(load_model(folder, dtype=torch.float32), windows)

@@ -1,7 +1,7 @@
 """Contract: a stock export is the same model in other engines, and what it no longer recites in one
 it recites in none.
 
-Skipped for an engine that is not installed. docs/engines.md has the figures.
+Skipped for an engine that is not installed. docs/cost.md has the figures.
 """
 
 from __future__ import annotations

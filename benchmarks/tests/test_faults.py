@@ -1,6 +1,6 @@
 """Contract: struck at any moment, a command leaves nothing, the old result, or the new one.
 
-A few trials of `benchmarks.faults` (docs/robustness.md has the figures of many), and proof that
+A few trials of `benchmarks.faults` (docs/who-can-undo-it.md says what it strikes), and proof that
 they see a result that is half written.
 """
 

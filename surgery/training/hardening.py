@@ -20,7 +20,7 @@ from surgery.training.loop import LossPart, add_gradients, descend
 
 WEIGHT = 1 / 3
 """Of the lesson that is hardened, in the sum of all losses. A weight of 1 costs twice as much, and
-hardly withstands more (docs/erasing.md)."""
+hardly withstands more (`benchmarks/erasing.py --ways`)."""
 SHARE = 10
 """One passage in this many is learned again."""
 MOST_ROWS = 32

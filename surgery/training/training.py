@@ -24,7 +24,7 @@ by their width (Yang et al. 2022, arXiv 2203.03466)."""
 _WIDTH = 192
 ADAPTERS_RATE = 4e-3
 """The rate for adapters, whatever the width: it was measured at widths of 192 to 2,048
-(docs/erasing.md)."""
+(docs/beds/others.md)."""
 MOST_READS = 10
 """How often a token of the text may be read at most."""
 

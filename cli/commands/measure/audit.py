@@ -34,9 +34,9 @@ def command(
     can then be missed, but not kept: nothing shows that an attack works.
 
     An exact match is brittle: a passage with one wrong token counts as forgotten. The attacks test
-    whether it really is. docs/threat-model.md says what each of them assumes. The same attacks run
-    on text that the models were not trained on, for comparison. The exit code is 3 if a limit is
-    missed. Otherwise, it is 4 if one is not decided.
+    whether it really is. docs/who-can-undo-it.md says what each of them assumes. The same attacks
+    run on text that the models were not trained on, for comparison. The exit code is 3 if a limit
+    is missed. Otherwise, it is 4 if one is not decided.
 
     If a search chose the edit on some of the passages, or it was taught some, the figures are for
     the others, and those of the taught ones stand apart. Results hold no text; --rows names

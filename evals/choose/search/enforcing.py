@@ -1,9 +1,9 @@
 """Cuts deeper than a goal asks, until the limits on other attacks hold as well.
 
 What such an attack brings back rises with the share of suffix tokens that are right, which one pass
-shows (docs/search.md has the figures). So the sets that were attacked tell how small that share
-must be. New sets are composed with estimates that these attacks correct: margins that fall by less,
-unit by unit. Once a set holds, the rest of the budget is for cheaper ones.
+shows. So the sets that were attacked tell how small that share must be. New sets are composed with
+estimates that these attacks correct: margins that fall by less, unit by unit. Once a set holds, the
+rest of the budget is for cheaper ones.
 """
 
 from __future__ import annotations

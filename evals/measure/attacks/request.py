@@ -22,11 +22,11 @@ class Attacks(Group):
 
     attack: Annotated[
         tuple[str, ...],
-        f"Attack to try (docs/threat-model.md explains each): {', '.join(FORMS)}, or one of your "
-        "own at package.module:ATTACK, whose code then runs. leak@N is sampling:N; graft:MODEL "
-        "names the sibling, too. cheap stands for all that need only one pass, default for strong "
-        "ones that are fast, all for all of ours; each of these includes graft if there is a "
-        "sibling.",
+        f"Attack to try (docs/who-can-undo-it.md explains each): {', '.join(FORMS)}, or one of "
+        "your own at package.module:ATTACK, whose code then runs. leak@N is sampling:N; "
+        "graft:MODEL names the sibling, too. cheap stands for all that need only one pass, default "
+        "for strong ones that are fast, all for all of ours; each of these includes graft if there "
+        "is a sibling.",
         Option("measure", "A", "default"),
     ] = ()
     draws: Annotated[
@@ -99,7 +99,7 @@ class Extraction(Group):
         str,
         "What counts as recovered: greedy (word for word), hints:K (after at most K wrong "
         "tokens are corrected), prefix, sampling:N (or leak@N), span:M, or any (by greedy, "
-        "hints:2, prefix, or sampling:100). See docs/threat-model.md.",
+        "hints:2, prefix, or sampling:100). See docs/who-can-undo-it.md.",
         Option("measure", "M"),
     ] = "any"
 

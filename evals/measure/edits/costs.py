@@ -33,7 +33,7 @@ MEASURES = {
 """Figure → what it is. Each is a cost, in nats."""
 TAIL = 0.99
 COUNTED = ("kl", "kl.copied", "kl.repeated", "induction_fall", "accuracy_fall")
-"""Those that count for a search. The tail adds nothing to them (docs/search.md)."""
+"""Those that count for a search. The tail adds nothing to them (docs/beds/lab-pythia.md)."""
 
 
 def find_copied(windows: Tokens) -> Flags:

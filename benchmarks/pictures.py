@@ -1,0 +1,185 @@
+"""Draws the pictures of the pages from benchmarks/results/, as SVG on a white card.
+
+`python -m benchmarks.tables` calls it. A picture holds the hash of the results that it shows, so
+that a check needs no drawing: other versions of matplotlib give other bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import ROOT, Cell, Results, Row
+from evals.table.charts.chart import WIDE, Chart
+from evals.table.charts.dots import Dot, draw_dots
+from evals.table.charts.lines import LinePanel, draw_lines
+from evals.table.charts.panels import Point, Series
+
+PICTURES = ROOT / "docs" / "pictures"
+TWIN = "twin"
+_SHARES = (0, 1, 2, 5, 10, 20, 50, 100)
+_NATS = (0, 0.1, 0.3, 1, 3, 10, 30)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One file of docs/pictures. `of`: the results that it shows."""
+
+    of: str
+    draw: Callable[[Results], Chart]
+
+
+def read_number(row: Row, key: str) -> float | None:
+    """The number in a cell, with or without `n` and interval."""
+    cell = row.get(key)
+    number = cell.value if isinstance(cell, Cell) else cell
+    return None if number is None or isinstance(number, str) else float(number)
+
+
+def draw_frontier(results: Results) -> Chart:
+    """A panel for each model, a curve for each way: what it costs, and what the best attack gets.
+
+    Of each row, it reads `bed`, `way`, `form` and `cost` in nats, and `best`, a share. Rows of one
+    way are points of its curve, in their order. A way named `twin` is a star.
+    """
+    beds = list(dict.fromkeys(str(row["bed"]) for row in results.rows))
+    ways = list(dict.fromkeys(str(row["way"]) for row in results.rows))
+    looks = dict(zip(ways, choose_way_looks(ways), strict=True))
+    height = 1.6 + 2.5 * (1 + (len(beds) > 2))
+
+    def paint(figure: Any, narrow: bool) -> None:
+        columns = min(len(beds), 2)
+        rows = -(-len(beds) // columns)
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for spare in axes.flat[len(beds) :]:
+            spare.remove()
+        for at, (bed, one) in enumerate(zip(beds, axes.flat, strict=False)):
+            one.set_title(bed)
+            one.set_xscale("symlog", linthresh=0.1, linscale=0.6)
+            one.set_yscale("symlog", linthresh=1, linscale=0.6)
+            one.set_xticks(_NATS, [f"{nats:g}" for nats in _NATS])
+            one.set_yticks(_SHARES, [f"{share} %" for share in _SHARES])
+            one.minorticks_off()
+            one.set_ylim(-0.4, 130)
+            for way in ways:
+                points = list(_list_points(results, bed, way))
+                if points:
+                    one.plot(*zip(*points, strict=True), label=way, **looks[way])
+            if at >= len(beds) - columns:
+                one.tick_params(labelbottom=True)
+                one.set_xlabel("cost (form or other text), nats")
+            if at % columns == 0:
+                one.set_ylabel("best attack")
+
+    return Chart("What each way costs, and leaves", "", paint, lambda narrow: (WIDE, height))
+
+
+def _list_points(results: Results, bed: str, way: str) -> Iterator[tuple[float, float]]:
+    """The cost in nats, of the form or of other text, whichever is more; and percent recovered."""
+    for row in results.rows:
+        best = read_number(row, "best")
+        costs = [read_number(row, key) for key in ("form", "cost")]
+        known = [cost for cost in costs if cost is not None]
+        if (row["bed"], row["way"]) == (bed, way) and best is not None and known:
+            yield max(known), 100 * best
+
+
+def choose_way_looks(ways: list[str]) -> Iterator[dict[str, Any]]:
+    """Color and marker of each way; the twin is a star, and what was not edited a ring."""
+    named = {
+        TWIN: {"color": "#e69f00", "marker": "*", "markersize": 13, "markeredgecolor": "black"},
+        "not edited": {"color": "#6a7077", "marker": "o", "markerfacecolor": "none"},
+    }
+    colors = ("#0b57b0", "#8f2d00", "#00754f", "#6b3fa0", "#8a5a00")
+    markers = "osD^vP"
+    others = [way for way in ways if way not in named]
+    for way in ways:
+        place = others.index(way) if way in others else 0
+        own = {"color": colors[place % 5], "marker": markers[place % 6]}
+        yield {"linestyle": "-", "markersize": 6, "alpha": 0.9, **named.get(way, own)}
+
+
+def draw_steps(results: Results) -> Chart:
+    """What comes back after so many steps of fine-tuning. Columns: `model`, `after_N`."""
+    steps = [c.key for c in results.columns if c.key.startswith("after_")]
+    series = []
+    for row in results.rows:
+        # equal distances: steps double or more from one to the next
+        points = [Point(at, 100 * (read_number(row, key) or 0)) for at, key in enumerate(steps)]
+        series.append(Series(str(row["model"]).replace("`", ""), points))
+    panel = LinePanel("steps of fine-tuning", "recovered, %", series, whole=True)
+    chart = draw_lines("What comes back, by steps of fine-tuning", [[panel]])
+
+    def paint(figure: Any, narrow: bool) -> None:
+        chart.paint(figure, narrow)
+        names = [key.removeprefix("after_") for key in steps]
+        figure.axes[0].set_xticks(range(len(steps)), names)
+
+    return chart._replace(paint=paint, measure=lambda narrow: (WIDE, 3.4))
+
+
+def draw_before_after(results: Results) -> Chart:
+    """Recovered before and after, for each attack. Columns: `name`, `pythia`, `pythia_hardened`."""
+    rows = [re.sub(r"`|, n = \d+", "", str(row["name"])) for row in results.rows]
+
+    def list_dots(key: str) -> list[Dot | None]:
+        shares = [read_number(row, key) for row in results.rows]
+        return [None if share is None else Dot(share) for share in shares]
+
+    dots = {"before": list_dots("pythia"), "after": list_dots("pythia_hardened")}
+    return draw_dots("Recovered by each attack, before and after", "recovered", rows, dots)
+
+
+def draw_blocks(results: Results) -> Chart:
+    """Each block cut alone. Columns: `block`, `variant`, `recited`, `rise`."""
+    variants = list(dict.fromkeys(str(row["variant"]) for row in results.rows))
+
+    def list_series(key: str, scale: float) -> list[Series]:
+        return [
+            Series(
+                variant,
+                [
+                    Point(read_number(row, "block") or 0, scale * (read_number(row, key) or 0))
+                    for row in results.rows
+                    if row["variant"] == variant
+                ],
+            )
+            for variant in variants
+        ]
+
+    left = LinePanel("block that is cut", "recited, %", list_series("recited", 100))
+    right = LinePanel("block that is cut", "cost, nats per token", list_series("rise", 1))
+    return draw_lines("Each block cut alone: what is left, and what it costs", [[left, right]])
+
+
+DRAWN: Mapping[str, Picture] = {
+    "frontier": Picture("frontier", draw_frontier),
+    "steps": Picture("relearn-strongest", draw_steps),
+    "before-after": Picture("hardened", draw_before_after),
+    "blocks": Picture("blocks", draw_blocks),
+}
+
+
+def hash_results(results: Results) -> str:
+    return hashlib.sha256(results.to_text().encode()).hexdigest()
+
+
+def is_drawn(name: str, known: Mapping[str, Results], folder: Path = PICTURES) -> bool:
+    """Whether the file of a picture shows these results."""
+    file = folder / f"{name}.svg"
+    return file.exists() and hash_results(known[DRAWN[name].of]) in file.read_text(encoding="utf-8")
+
+
+def draw_picture(name: str, known: Mapping[str, Results]) -> str:
+    """The SVG. Letters are shapes, so that it looks the same everywhere."""
+    results = known[DRAWN[name].of]
+    chart, file = DRAWN[name].draw(results), StringIO()
+    about = {"Title": chart.title, "Source": hash_results(results), "Date": None, "Creator": None}
+    with chart.open(title=chart.title) as figure:
+        figure.savefig(file, format="svg", metadata=about)
+    return re.sub(r" +$", "", file.getvalue(), flags=re.MULTILINE)
