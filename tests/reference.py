@@ -34,11 +34,8 @@ from surgery.record.measured import Change, Limit, Measured
 from surgery.record.report import (
     EditRecord,
     Named,
-    PassageRow,
-    Provenance,
     Report,
     Result,
-    SamplesRecord,
     Table,
 )
 
@@ -46,8 +43,8 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 BLOCK = ("identity", "zero", "mean", "linear")
 PARTS = (("identity", "linear"), ("zero",), ("mean",))
 HEAD = (
-    "| | block: identity | zero | mean | linear | group: identity, linear | zero | mean "
-    "| head in a group: identity, linear | zero | mean |\n" + 11 * "|---" + "|\n"
+    "||block: identity|zero|mean|linear|group: identity, linear|zero|mean|"
+    "head in a group: identity, linear|zero|mean|\n" + 11 * "|---" + "|\n"
 )
 
 
@@ -130,9 +127,9 @@ def make_holding() -> str:
     lines, before = [], None
     for layout, label, cells in make_rows():
         first = f"**{layout}:** " if layout != before else ""
-        lines.append(f"| {first}{label} | {' | '.join(cells)} |".replace("|  |", "| |"))
+        lines.append(f"|{first}{label}|{'|'.join(cells)}|")
         before = layout
-    return HEAD + "\n".join(re.sub(r" {2,}", " ", line) for line in lines) + "\n"
+    return HEAD + "\n".join(lines) + "\n"
 
 
 def make_types() -> str:
@@ -162,9 +159,9 @@ def list_params(name: str) -> list[tuple[str, click.Option, click.Context]]:
 
 def make_commands() -> str:
     """Every command, and what it does."""
-    lines = ["| command | what it does |", "|---|---|"]
+    lines = ["|command|what it does|", "|---|---|"]
     for group in GROUPS.values():
-        lines += [f"| `{name}` | {told.removesuffix('.')} |" for name, told in group.items()]
+        lines += [f"|`{name}`|{told.removesuffix('.')}|" for name, told in group.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -184,21 +181,21 @@ def make_options() -> str:
     lines = []
     for key, tellings in sorted(said.items()):
         told, _ = Counter(told for told, _ in tellings).most_common(1)[0]
-        of = f" of `{tellings[0][1]}`" if len(tellings) == 1 else ""
+        of = f" (`{tellings[0][1]}`)" if len(tellings) == 1 else ""
         lines.append(f"- `{forms[key]}`{of}: {told}")
     return "\n".join(lines) + "\n"
 
 
 def say_option(param: click.Option, ctx: click.Context) -> tuple[str, str]:
-    """What stands for the value of an option; what its help says first, and its default."""
+    """What stands for the value of an option; what its help says first, and a short default."""
     record = param.get_help_record(ctx)
     assert record is not None
-    default = re.search(r"\[default: (.+?)(?:; [\d.x<=]+)?\](?:  |$)", record[1])
-    told = "" if default is None else f" ({default[1]})"
+    default = re.search(r"\[default: (.+?)(?:; [\d.x<>=]+)?\](?:  |$)", record[1])
+    told = f" ({default[1]})" if default is not None and len(default[1]) < 24 else ""
     if param.is_flag:
         told = " (on)" if param.default is True else ""
     text = str(param.help).partition("  [")[0].removeprefix("Limit: ")
-    said = re.split(r"(?<=[^.])(?:\. (?=[A-Za-z])|[:;] )", text)[0]
+    said = re.split(r"(?<=[^.])(?:\. (?=[A-Za-z])|[:;] |,? (?:such as|so that) )", text)[0]
     said = said[0].lower() + said[1:] if said[1] in " abcdefghijklmnopqrstuvwxyz" else said
     value = "" if param.is_flag else f" {param.make_metavar(ctx)}"
     return value, said.removesuffix(".") + told
@@ -214,9 +211,6 @@ JSON: dict[type[Record], str] = {
     Named: "A name",
     Report: "A report",
     EditRecord: "An edited model",
-    PassageRow: "A passage",
-    SamplesRecord: "Samples",
-    Provenance: "Provenance",
     Table: "A table of the pages",
     GridResult: "A sweep or a search",
     GridEdit: "An edit of a sweep or a search",
@@ -234,6 +228,7 @@ def make_keys() -> str:
         said = re.sub(r"\bNone\b", "null", str(inspect.getdoc(kind)))
         own = [f"`{key}`" for key in kind.model_fields if key not in inherited]
         others = ", ".join(key for key in own if key not in said)
+        said = re.sub(r"^(?:What|One|The) [^`\n]*\.\s+", "", said, count=1)
         parts.append(f"### {title}\n\n{said}\n" + (f"\nAlso: {others}.\n" if others else ""))
     return "\n".join(parts)
 

@@ -149,7 +149,7 @@ def mapped_groups(fit: Any, each: int) -> Iterator[tuple[torch.Tensor, torch.Ten
 
 def read_table() -> dict[tuple[str, str], dict[tuple[str, str], str]]:
     """(layout, family) → (grain, variant) → "=", "~", or "no", as docs/families.md says."""
-    lines = (ROOT / "docs" / "families.md").read_text().split("| | block: identity")[1].splitlines()
+    lines = (ROOT / "docs" / "families.md").read_text().split("||block: identity")[1].splitlines()
     table: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
     layout = ""
     for line in lines[2:]:

@@ -51,7 +51,7 @@ BASE, EDITED, TWIN = "base", "edited", "twin"
 
 
 class Change(Record):
-    """Edited minus base, or minus twin, on the same rows. `ci95`: None as in `Measured`.
+    """Edited minus base, or minus twin, on the same rows. `ci95`: None as in a figure.
 
     `lost`, `gained`: rows that only the other model, or only the edited one, counts; over several
     runs the mean.

@@ -145,6 +145,7 @@ class EditRecord(MeasuredModel):
     taught all of them, are of nothing else. `state`: of all limits together, None without any.
     `line`, `verdict`: the result in one line, and in a few sentences. `edit`: the `history` of
     surgery.json. `skipped`: attack that was asked for → what it needs and did not have.
+    `passages`: a few, with hashes in place of text.
     """
 
     of: Word
@@ -222,8 +223,9 @@ class Report(Result):
 
     `twin`: the model that never saw the passages. `attackers`: what someone may do, from who just
     asks the model on; attacks name theirs. `front`, `map`: edits that a search found, and
-    what each unit is worth and costs. `settings`: the request, with names instead of paths.
-    `commands`: they make this report again.
+    what each unit is worth and costs. `samples`: the passages; `longer` of them go on after the
+    suffix. `settings`: the request, with names instead of paths. `commands`: they make this report
+    again.
     """
 
     created: Word

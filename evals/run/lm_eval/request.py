@@ -55,7 +55,7 @@ class Tasks(Group):
     ] = None
     max_drop: Annotated[
         Drops,
-        "Limit: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
+        "Limit: TASK may lose at most X. A pattern such as '*' limits every task that it matches.",
         Option("limits", "TASK=X", example="lambada_openai=0.03"),
     ] = Field(default_factory=dict)
 
