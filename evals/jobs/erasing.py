@@ -20,6 +20,7 @@ from evals.run.groups import (
     Cut,
     Folders,
     Hardening,
+    Never,
     Passages,
     Run,
     Seed,
@@ -47,7 +48,7 @@ class EraseRequest(Request):
     """
 
     typed = (
-        "samples text prefix_length suffix_length secret skip_short leave_out revision by "
+        "samples never text prefix_length suffix_length secret skip_short leave_out revision by "
         "drop_attn plan variant steps harden adapters as_adapter output device"
     )
 
@@ -64,6 +65,7 @@ class EraseRequest(Request):
     ] = CUT
     cut: Cut = Cut()
     training: Training = Training()
+    never: Never = None
     harden: Hardening = False
     as_adapter: Annotated[
         bool,
@@ -126,8 +128,10 @@ class OpenedErasing(OpenedStep):
             return False
         # without a named cut, a search would choose the same one again
         chosen = record.teacher if record.cut_parts else None
+        kept = self.lessons.never.kept.sha256 if self.lessons.never else None
+        same_never = (record.never.kept.sha256 if record.never else None) == kept
         made = record.teacher, record.hardened, step.is_adapter, step.max_shard_size
-        return made == (
+        return same_never and made == (
             chosen if self.way is None else self.way.record,
             request.harden,
             request.as_adapter,
@@ -155,6 +159,7 @@ class OpenedErasing(OpenedStep):
                 passages,
                 lessons.text,
                 lessons.schedule,
+                lessons.never,
                 check_teacher=partial(check_teacher, passages=passages, advice=way.advice),
                 device=find_device(place["device"]) if place["device_map"] is None else None,
                 device_map=place["device_map"],
@@ -204,6 +209,7 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
         own=folders.model,
         text=training.text or (folders.model,),
         chosen=chosen or prepared.chosen,
+        never=request.never,
     )
     if isinstance(way, ByModel) and lessons.passages is not None:
         lessons.passages.check_length(way.model.inventory.dimensions)
@@ -225,6 +231,9 @@ def _choose_teacher(
     asked, more = request.passages, {"chosen": lessons.chosen}
     opened = open_passages(asked, request.folders.model, leave_out=asked.leave_out, **more)
     samples = opened.tokenize(loaded.tokenizer)
-    others = cut_alike(lessons.text.windows, loaded.tokenizer, samples.tokens.shape[1])
+    if lessons.never is not None:
+        others = lessons.never.kept.tokens
+    else:
+        others = cut_alike(lessons.text.windows, loaded.tokenizer, samples.tokens.shape[1])
     selection = choose_teacher(loaded, samples, others)
     return replace(prepare(found, selection), chosen=lessons.chosen)

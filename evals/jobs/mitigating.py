@@ -23,6 +23,7 @@ from evals.run.groups import (
     Cut,
     Folders,
     Hardening,
+    Never,
     Passages,
     Revision,
     Run,
@@ -62,13 +63,15 @@ class MitigationRequest(Request):
     """
 
     typed = (
-        "samples heldout calibration secret skip_short revision twin sibling variant grain "
-        "erase text heal only_best measure choose tasks attack max_extraction max max_drop device"
+        "samples heldout calibration secret skip_short never revision twin sibling variant grain "
+        "erase text heal only_best measure choose tasks attack max_extraction max_form max "
+        "max_drop device"
     )
 
     model: str
     revision: Revision = None
     passages: Passages = Passages()
+    never: Never = None
     texts: Texts = Texts()
     choice: Choice = Choice()
     extraction: Extraction = Extraction()
