@@ -591,6 +591,7 @@ def test_a_search_chooses_the_teacher_if_no_blocks_are_named(
 
     monkeypatch.setattr(lessons, "read_healing_text", count)
     given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
+    given = (*given, "--by", "cut")
     done = attn_surgery("erase", work / "neox", *given, "--steps", 2, "--output", tmp_path / "out")
     assert done.code == 0, done.stderr
     record = read(tmp_path / "out").step.erasing
@@ -720,6 +721,7 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_a_model_that_has_no_blocks_left_to_cut_has_no_teacher(work: Path, tmp_path: Path) -> None:
     cut = surgery.export(work / "neox", "0-3", variant="zero", output=tmp_path / "cut").output
     given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
+    given = (*given, "--by", "cut")
     done = attn_surgery("erase", cut, *given, "--steps", 2, "--output", tmp_path / "out")
     done.assert_error(
         "cut: no run of blocks can be cut, so none can teach; name the teacher's blocks or heads",

@@ -550,6 +550,7 @@ def test_results_are_shown_side_by_side(done: tuple[Outcome, Path]) -> None:
     assert {heading: [say(view) for view in views] for heading, say in RESULTS.items()} == {
         "limits": ["kept", "MISSED"],
         "held-out loss, nats": ["+0.200", "+0.100"],
+        "form, nats": ["", ""],
         "recited": ["", ""],
         "strongest attack": ["greedy 40.0%", "near 20.0%"],
         "benchmarks": ["1 of 2 lose", "0 of 2 lose"],

@@ -20,8 +20,8 @@ from cli.main import COMMANDS
 from cli.requests import RequestCommand
 from evals.run.request import Group, Request, list_groups, list_places
 
-MOST = dict.fromkeys(COMMANDS, 20) | {"mitigate": 30, "search": 24, "export": 24}
-MOST["erase"] = 22  # with --by and --never, which the contract promises
+MOST = dict.fromkeys(COMMANDS, 20) | {"mitigate": 32, "search": 24, "export": 24}
+MOST |= dict.fromkeys(("erase", "evaluate"), 22)  # with --by, --never, and --max-form, as promised
 """Command → the most options that it may have."""
 PROMISED = {
     "export": "drop-attn variant layout revision output calibration dry-run overwrite "
@@ -31,18 +31,19 @@ PROMISED = {
     "collect": "corpus output",
     "extract": "samples baseline prefix-length metrics dtype device batch-size rows output json "
     "skip-short secret revision",
-    "evaluate": "baseline tasks suite samples output max-drop max-extraction twin sibling "
-    "leave-out skip-short secret revision allow-undecided",
+    "evaluate": "baseline tasks suite samples output max-drop max-extraction max-form twin sibling "
+    "never leave-out skip-short secret revision allow-undecided",
     "sweep": "samples corpus variant output skip-short secret revision json",
     "search": "samples grain measure max-extraction max max-drop choose skip-short secret json",
     "push": "public create-pr dry-run",
     "audit": "baseline samples attack max output twin sibling skip-short secret json",
     "mitigate": "samples corpus calibration max-extraction tasks output max measure dry-run preset "
-    "no-benchmarks twin sibling erase heal only-best choose max-drop max skip-short secret config",
+    "no-benchmarks twin sibling never max-form erase heal only-best choose max-drop max skip-short "
+    "secret config",
     "compare": "prompt samples rows max-new-tokens sample json skip-short secret",
     "init": "samples dry-run secret",
     "convert": "to output",
-    "erase": "samples text by drop-attn plan variant steps harden adapters as-adapter output "
+    "erase": "samples text never by drop-attn plan variant steps harden adapters as-adapter output "
     "skip-short secret",
     "heal": "text steps adapters output",
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,9 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import save_tiny, tiny_model
 
 import surgery
+from evals.choose.teachers import _see_little, choose_teacher
+from evals.data import load_samples
+from evals.run.models import open_model
 from surgery.proof.verification import verify
 from surgery.record.manifest import ErasingRecord, ShortContext, Source, read_manifest
 from surgery.training.losses import divide, find_recited, measure_loss
@@ -156,6 +160,33 @@ def test_each_way_forgets_is_recorded_and_repeats(work: Path, tmp_path: Path, wa
     more = ("--by", work / "public") if way == "model" else ()
     again = reproduce(work, out, *more)
     assert (again.code, again.json["exact"]) == (0, True), again
+
+
+def test_without_a_way_a_look_chooses_and_says_why(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same again, so that it finds what it made. What sees as much as the model knows as much
+    as the model."""
+    monkeypatch.setattr("evals.jobs.erasing.CONTEXT", 1)
+    given = ("--samples", work / "samples.jsonl", *CUT, "--text", work / "text.txt")
+    asked = ("erase", work / "base", *given, "--steps", 1, "--output", tmp_path / "out")
+    done = attn_surgery(*asked, "--device", "cpu")
+    assert done.code == 0, done.stderr
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("teacher: "))
+    assert "a context of 1 token" in said
+    assert "blocks " in said
+    assert re.search(r"\. It (knows fewer passages|reads new text no worse) than ", said), said
+    record = read(tmp_path / "out")
+    assert (record.teacher == ShortContext(context=1)) is said.startswith("teacher: a context")
+    assert "already holds this result" in attn_surgery(*asked, "--device", "cpu").stderr
+    loaded = open_model(str(work / "base"), device="cpu")
+    tokens = load_samples(str(work / "samples.jsonl"), prefix_length=6, suffix_length=5)
+    others = np.random.default_rng(0).integers(2, 300, (ROWS, 11)).astype(np.int32)
+    seen = _see_little(loaded.model, tokens, 40)
+    assert seen.right.all()
+    assert isinstance(choose_teacher(loaded, tokens, others, 40), tuple), "of blocks"
+    monkeypatch.setattr("evals.choose.teachers.list_runs", lambda *_: [])
+    assert choose_teacher(loaded, tokens, others, 1) == ShortContext(context=1)
 
 
 def test_python_takes_each_way(work: Path, tmp_path: Path) -> None:

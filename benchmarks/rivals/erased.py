@@ -11,6 +11,7 @@ from evals.choose.teachers import choose_teacher
 from evals.data.windows import cut_alike
 from evals.run.models import open_model
 from surgery.editing.in_memory import apply
+from surgery.record.manifest import ShortContext
 from surgery.selection import format_selection, variant_name
 from surgery.training.distillation import ROWS_OF_PASSAGES, Lesson, distill
 from surgery.training.hardening import WEIGHT
@@ -27,6 +28,7 @@ def choose_cut(model: Any, bed: Bed, seconds: float) -> dict[str, str]:
     loaded = open_model(bed.model, dtype="float32", device="cpu")
     others = cut_alike(bed.text, loaded.tokenizer, bed.samples.tokens.shape[1])
     parts = choose_teacher(loaded, bed.samples, others)
+    assert not isinstance(parts, ShortContext)
     blocks = format_selection(parts, loaded.dimensions.num_heads)
     return {"blocks": blocks, "variant": variant_name(parts)}
 

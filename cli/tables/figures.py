@@ -142,6 +142,7 @@ def _print_given_away(report: Report, given_away: Mapping[str, Sequence[str]]) -
 RESULTS: dict[str, Any] = {
     "limits": lambda view: _say_state(view.edit.state),
     "held-out loss, nats": lambda view: _show_change(view.heldout),
+    "form, nats": lambda view: _show_change(view.form),
     "recited": lambda view: _show(view.recited),
     "strongest attack": lambda view: _say_strongest(view),
     "benchmarks": lambda view: _say_tasks(view),

@@ -1,4 +1,4 @@
-"""Chooses the cut that teaches a model to forget: a run of blocks without attention.
+"""Chooses what teaches a model to forget: a run of blocks without attention, or a short context.
 
 A teacher should not know the passages, even if it is told a quarter of their tokens, and should
 still read such text as one does who never saw it. What it costs on other text does not matter:
@@ -7,19 +7,25 @@ nobody pays that.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
-from evals.data import Samples, Tokens
+from evals.data import Samples, Tokens, measure_lengths
 from evals.measure.edits.engine import Engine
-from evals.measure.memorization.recovery import HINTED, make_recovery
+from evals.measure.memorization.recovery import HINTED, Evidence, make_recovery
 from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, UnsupportedError
+from surgery.record.manifest import ShortContext
 from surgery.selection import EditedHeads, Selection, format_selection, variant_name
 from surgery.training.distillation import TaughtRows, count_recited
+from surgery.training.losses import make_logits, to_tokens
+from surgery.training.ways.context import ByContext
 
 MOST = 0.01
 """Recovered passages up to this share do not count in a choice."""
@@ -36,9 +42,10 @@ class RecitingTeacherError(MeasurementError):
 
 @dataclass(frozen=True)
 class Teacher:
-    """`recovered`: the share of passages; `accuracy`: of tokens of text never trained on."""
+    """`taught_by`: the blocks that are cut, or the context. `recovered`: the share of passages;
+    `accuracy`: of tokens of text never trained on."""
 
-    selection: Selection
+    taught_by: Selection | ShortContext
     recovered: float
     accuracy: float
 
@@ -46,6 +53,20 @@ class Teacher:
     def order(self) -> tuple[float, float]:
         """The smaller, the better."""
         return max(self.recovered, MOST), -self.accuracy
+
+    def describe(self, num_heads: int) -> str:
+        if isinstance(self.taught_by, ShortContext):
+            few = self.taught_by.context
+            return f"a context of {few:,} token{'s' if few > 1 else ''}"
+        blocks = format_selection(self.taught_by, num_heads)
+        return f"blocks {blocks} as {variant_name(self.taught_by)}"
+
+    def compare(self, other: Teacher, num_heads: int) -> str:
+        """Why it is chosen, and the other is not."""
+        knows_less = self.order[0] < other.order[0]
+        why = "knows fewer passages" if knows_less else "reads new text no worse"
+        figures = f"{other.recovered:.1%}, {other.accuracy:.1%}"
+        return f"{why} than {other.describe(num_heads)} ({figures})"
 
 
 def list_runs(num_blocks: int, num_heads: int) -> list[Selection]:
@@ -60,10 +81,13 @@ def list_runs(num_blocks: int, num_heads: int) -> list[Selection]:
     ]
 
 
-def choose_teacher(loaded: LoadedModel, samples: Samples, others: Tokens) -> Selection:
-    """The run of blocks with the best `Teacher.order`. `others`: text not trained on, [M, P + S].
+def choose_teacher(
+    loaded: LoadedModel, samples: Samples, others: Tokens, context: int | None = None
+) -> Selection | ShortContext:
+    """The run of blocks, or the context of so many tokens, with the best `Teacher.order`.
 
-    Non-members among `samples` take the place of `others`.
+    `others`: text not trained on, [M, P + S]. Non-members among `samples` take its place. Raises
+    `UnsupportedError` if nothing can teach.
     """
     members = samples.spread(samples.trained_on, ROWS)
     never = ~samples.trained_on
@@ -77,35 +101,57 @@ def choose_teacher(loaded: LoadedModel, samples: Samples, others: Tokens) -> Sel
         for one in list_runs(size.num_blocks, size.num_heads)
         if editable.find_refusal(one) is None
     ]
-    if not runs:
+    if not (runs or context):
         raise UnsupportedError(
             "no run of blocks can be cut, so none can teach",
             where=loaded.name,
             fix="name the teacher's blocks or heads with `drop_attn`",
         )
-    engine = Engine(loaded.model, every, editable=editable)
-    with show_progress("choose a teacher", engine.work(runs)) as advance:
-        measured = engine.measure(runs, advance=advance)
     measure = make_recovery(f"hints:{max(1, samples.suffix_length // HINTED)}")
     known = len(members)
-    best = min(
-        (
-            Teacher(
-                one.selection,
-                float(measure.recovered(one.evidence)[:known].mean()),
-                float(one.next_token_accuracy[known:].mean()),
-            )
-            for one in measured
-        ),
-        key=lambda teacher: teacher.order,
-    )
-    blocks = format_selection(best.selection, size.num_heads)
-    say(
-        f"teacher: blocks {blocks} as {variant_name(best.selection)}, of {len(runs)} runs of "
-        f"blocks: {measure.name} recovers {best.recovered:.1%} of {known} passages; "
-        f"{best.accuracy:.1%} of the tokens of text not trained on are right"
-    )
-    return best.selection
+
+    def judge(taught_by: Selection | ShortContext, evidence: Evidence) -> Teacher:
+        recovered = float(measure.recovered(evidence)[:known].mean())
+        lengths = measure_lengths(every.suffixes)
+        wrong = (~evidence.right).sum(axis=1) / lengths
+        return Teacher(taught_by, recovered, float(1 - wrong[known:].mean()))
+
+    tried = list[Teacher]()
+    if runs:
+        engine = Engine(loaded.model, every, editable=editable)
+        with show_progress("choose a teacher", engine.work(runs)) as advance:
+            measured = engine.measure(runs, advance=advance)
+        tried.append(_find_best(judge(one.selection, one.evidence) for one in measured))
+    if context is not None:
+        evidence = _see_little(loaded.model, every, context)
+        tried.append(judge(ShortContext(context=context), evidence))
+    best = _find_best(tried)
+    looked = f"{len(runs)} runs of blocks" + ("" if context is None else " and a short context")
+    told = f"teacher: {best.describe(size.num_heads)}, of {looked}: {measure.name} recovers "
+    told += f"{best.recovered:.1%} of {known} passages; {best.accuracy:.1%} of the tokens of text "
+    told += "not trained on are right"
+    for other in tried:
+        told += "" if other is best else f". It {best.compare(other, size.num_heads)}"
+    say(told)
+    return best.taught_by
+
+
+def _find_best(teachers: Iterable[Teacher]) -> Teacher:
+    return min(teachers, key=lambda teacher: teacher.order)
+
+
+def _see_little(model: Any, samples: Samples, context: int) -> Evidence:
+    """What a model predicts that sees so many tokens. No probability is measured."""
+    right = list[npt.NDArray[np.bool_]]()
+    with torch.inference_mode(), ByContext(context).open(model) as loss:
+        for begin in range(0, len(samples), ROWS):
+            rows = samples.tokens[begin : begin + ROWS]
+            ids = to_tokens(np.maximum(rows, 0), model)[:, :-1]
+            made = make_logits(loss.teacher, ids, samples.suffix_length).argmax(-1).cpu().numpy()
+            true = rows[:, samples.prefix_length :]
+            right.append((made == true) | (true < 0))
+    none = np.zeros(len(samples))
+    return Evidence(np.concatenate(right), none, measure_lengths(samples.suffixes))
 
 
 def check_teacher(teacher: Any, passages: TaughtRows, advice: str) -> None:

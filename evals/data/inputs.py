@@ -116,6 +116,13 @@ def open_passages(asked: groups.Passages, own: str | None = None, **more: Any) -
     return open_samples(asked.samples or own or "", **asked.cutting, **more)
 
 
+def open_never(asked: groups.Passages, named: str | None) -> PassageSource | None:
+    """The records that `never` names, cut as the passages are; None without a name."""
+    from evals.data import open_samples
+
+    return open_samples(named, **asked.cutting, labeled=False) if named else None
+
+
 def tokenize_passages(passages: PassageSource, tokenizer: Any) -> Samples:
     """The passages in a model's tokens. Warns of rows left out, merged, or not independent.
 

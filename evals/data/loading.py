@@ -12,7 +12,7 @@ from evals.data.held_back import deal_unlisted, take_half
 from evals.data.repeats import merge_equal_rows
 from evals.data.samples import Samples
 from evals.data.secrets import compile_secret, cut_secrets
-from evals.data.tables import PassageTable, read_arrays, read_table
+from evals.data.tables import Labels, PassageTable, read_arrays, read_table
 from surgery.errors import SamplesError
 from surgery.privacy import expand_home, make_public_name
 from surgery.reading.corpus import find_opening, tokenize
@@ -134,19 +134,23 @@ def open_samples(
     id_column: str | None = None,
     secret: str | None = None,
     cut: bool = True,
+    labeled: bool = True,
 ) -> PassageSource:
     """As `load_samples`, as far as that goes without a tokenizer.
 
     `leave_out`: the share that is not listed (`evals.data.held_back.deal_unlisted`). `chosen`: as
     for `PassageSource`. `id_column`: the column of a table that names its rows, in place of `id`.
     `secret`: a regular expression of what must not come out, in place of a column `secret`. `cut`:
-    whether rows of token ids are cut now, for which they must be long enough.
+    whether rows of token ids are cut now, for which they must be long enough. `labeled`: whether
+    counts and membership are read.
     """
     for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
         if length is not None and length < 1:
             raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
     compile_secret(secret)
     table = _read(source, id_column)
+    if not labeled:
+        table = replace(table, labels=Labels(id=table.labels.id))
     own_prefix, own_suffix = table.shape or (LENGTH, LENGTH)
     if secret is None and table.secrets is None:
         suffix_length = suffix_length or own_suffix

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import to_jsonable_python
 
 from evals.measure.attacks.request import Attacks, Extraction
-from evals.run.groups import Count, Passages, Revision, Run, ShowText, Texts
+from evals.run.groups import Count, Never, Passages, Revision, Run, ShowText, Texts
 from evals.run.lm_eval.request import Tasks
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.request import Option, Request, Use, list_places, refuse_unused
@@ -21,10 +21,12 @@ from surgery.privacy import make_public_name
 
 _TASKS = ("tasks", "suite", "include_path", "limit", "num_fewshot", "max_drop")
 _FULL = ("metrics", "top_k", "temperature")
-_REPORTED = ("front", "max_extraction")
+_REPORTED = ("front", "max_extraction", "max_form")
 _ATTACKS = ("attack", "draws", "twin", "max", "sibling")
 OMITTED: dict[str, frozenset[str]] = {
-    "extract": frozenset({"command", "leave_out", "no_cache", *_TASKS, *_REPORTED, *_ATTACKS}),
+    "extract": frozenset(
+        {"command", "leave_out", "never", "no_cache", *_TASKS, *_REPORTED, *_ATTACKS}
+    ),
     "audit": frozenset({"command", "show_text", *_TASKS, *_REPORTED, *_FULL}),
     "evaluate": frozenset({"command", *_FULL}),
 }
@@ -34,8 +36,8 @@ TYPED = {
     "metrics show_text device dtype batch_size",
     "audit": "baseline samples heldout prefix_length suffix_length secret skip_short leave_out "
     "revision twin sibling attack max device",
-    "evaluate": "baseline samples heldout secret skip_short leave_out revision twin sibling tasks "
-    "suite attack max_extraction max max_drop",
+    "evaluate": "baseline samples heldout secret skip_short leave_out never revision twin sibling "
+    "tasks suite attack max_extraction max_form max max_drop",
 }
 """Command → the flat names that it has options for."""
 
@@ -63,6 +65,7 @@ class MeasureRequest(Request):
         Option("input", "BASE", "none: measure MODEL alone"),
     ] = None
     passages: Passages = Passages()
+    never: Never = None
     texts: Annotated[Texts, Use(without=("calibration",))] = Texts()
     revision: Revision = None
     metrics: Annotated[
@@ -115,8 +118,10 @@ class MeasureRequest(Request):
         if not (self.lab or passages.samples):
             if passages.leave_out is not None:
                 raise ValueError("`leave_out` needs passages: give `samples`")
-            if self.extraction.max_extraction is not None:
-                raise ValueError("`max_extraction` needs passages: give `samples`")
+            for limit in ("max_extraction", "max_form"):
+                if getattr(self.extraction, limit) is not None:
+                    raise ValueError(f"`{limit}` needs passages: give `samples`")
+            refuse_unused(self, "samples", "never")
             refuse_unused(passages, "samples", *sorted(passages.cutting))
         if not self._attacked:
             refuse_unused(self.attacks, "attack", "sibling", "draws")
@@ -193,6 +198,7 @@ class MeasureRequest(Request):
             "twin": attacks.twin and make_public_name(attacks.twin),
             "sibling": attacks.sibling and make_public_name(attacks.sibling),
             "front": self.front and Path(make_public_name(self.front)),
+            "never": self.never and make_public_name(self.never),
             "attack": self.attack_names,
             "no_cache": False,
             "device": None,

@@ -20,6 +20,7 @@ from evals.run.groups import (
     Cut,
     Folders,
     Hardening,
+    Never,
     Passages,
     Run,
     Seed,
@@ -28,42 +29,52 @@ from evals.run.groups import (
 from evals.run.request import Option, Request
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
+from surgery.record.manifest import ShortContext
 from surgery.training.ways.names import CUT, names_model, read_context
 
 if TYPE_CHECKING:
-    from surgery.editing.preparing import Fitting, Prepared
+    from surgery.editing.preparing import Fitting
     from surgery.exporting import Trained
     from surgery.fitting.calibration import Text
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import ChosenOn, Step
     from surgery.training.ways.way import Way
 
+CONTEXT = 8
+"""Tokens of the context that teaches, unless another one is named."""
+
 
 class EraseRequest(Request):
     """Train a model to forget passages in the way `by`, and save the checkpoint.
 
-    It learns what a teacher predicts on them, or there is a loss in place of a teacher. If a cut is
-    to teach and none is named, a search chooses one (`evals.choose.teachers`).
+    It learns what a teacher predicts on them, or there is a loss in place of a teacher. If no cut
+    is named, a short look chooses it, or without `by`, the way (`evals.choose.teachers`).
     """
 
     typed = (
-        "samples text prefix_length suffix_length secret skip_short leave_out revision by "
+        "samples never text prefix_length suffix_length secret skip_short leave_out revision by "
         "drop_attn plan variant steps harden adapters as_adapter output device"
     )
 
     folders: Folders
     by: Annotated[
-        str,
+        str | None,
         "What teaches on the passages. cut: MODEL without the attention of some blocks. "
         "context:K, such as context:8: MODEL itself, which sees only the last K tokens. Or another "
         "model with the same tokens that never saw the passages, such as the public base of a "
         "fine-tune: a folder, a Hub id (its revision may follow: owner/name@main), or lab:NAME. "
         "gradient-difference and simnpo: no model; the passages are made less likely, which costs "
         "new text of their form most.",
-        Option("edit", "WAY"),
-    ] = CUT
+        Option(
+            "edit",
+            "WAY",
+            f"the cut, if one is named; else context:{CONTEXT} or a cut, whichever knows fewer "
+            "passages, or if both know none, reads new text better",
+        ),
+    ] = None
     cut: Cut = Cut()
     training: Training = Training()
+    never: Never = None
     harden: Hardening = False
     as_adapter: Annotated[
         bool,
@@ -78,10 +89,11 @@ class EraseRequest(Request):
     @model_validator(mode="after")
     def _has_lessons(self) -> EraseRequest:
         folders, cut = self.folders, self.cut
-        read_context(self.by)
-        if self.by != CUT and (named := [name for name, value in cut if value]):
+        by = self.by or CUT
+        read_context(by)
+        if by != CUT and (named := [name for name, value in cut if value]):
             raise ValueError(f"`{named[0]}` is of a cut: leave it out, or leave out `by`")
-        if names_model(self.by) and self.run.device == "all":
+        if names_model(by) and self.run.device == "all":
             raise ValueError("a model that teaches needs one device: give `device` another value")
         if cut.variant is not None and cut.drop_attn is None:
             raise ValueError("`variant` needs `drop_attn`")
@@ -104,7 +116,7 @@ class EraseRequest(Request):
 
 @dataclass(frozen=True)
 class OpenedErasing(OpenedStep):
-    """An erasing that can be made. `way`: None: a cut that a search is to choose.
+    """An erasing that can be made. `way`: None: a look is to choose it.
     `fit_on`: the text for the variants of a cut; None if they need none."""
 
     request: EraseRequest
@@ -124,10 +136,13 @@ class OpenedErasing(OpenedStep):
         record, request = step.erasing, self.request
         if record is None or not self.lessons.are_those_of(record):
             return False
-        # without a named cut, a search would choose the same one again
-        chosen = record.teacher if record.cut_parts else None
+        # a look would choose the same one again
+        short = ShortContext(context=CONTEXT) if self.request.by is None else None
+        chosen = record.teacher if record.cut_parts or record.teacher == short else None
+        kept = self.lessons.never.kept.sha256 if self.lessons.never else None
+        same_never = (record.never.kept.sha256 if record.never else None) == kept
         made = record.teacher, record.hardened, step.is_adapter, step.max_shard_size
-        return made == (
+        return same_never and made == (
             chosen if self.way is None else self.way.record,
             request.harden,
             request.as_adapter,
@@ -144,7 +159,7 @@ class OpenedErasing(OpenedStep):
         passages, place = lessons.passages, request.run.placing
         assert passages is not None
         if way is None:
-            way = ByCut(_choose_teacher(request, self.prepared.model, lessons))
+            way = _choose_way(request, self.prepared.model, lessons)
         if self.fit_on is not None and isinstance(way, ByCut):
             fitting = fit_prepared(way.prepared, self.fit_on, place["device"])
             way = replace(way, fitting=fitting)
@@ -155,6 +170,7 @@ class OpenedErasing(OpenedStep):
                 passages,
                 lessons.text,
                 lessons.schedule,
+                lessons.never,
                 check_teacher=partial(check_teacher, passages=passages, advice=way.advice),
                 device=find_device(place["device"]) if place["device_map"] is None else None,
                 device_map=place["device_map"],
@@ -195,7 +211,8 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
     check_erasable(prepared.model.inventory)
     if request.as_adapter:
         check_adaptable(prepared.checkpoint)
-    way: Way | None = None if request.by == CUT else open_way(request.by, prepared.model)
+    by = request.by or CUT
+    way: Way | None = None if by == CUT else open_way(by, prepared.model)
     rank = training.adapters or (RANK if request.run.device == "all" else None)
     lessons = open_lessons(
         request.passages,
@@ -204,6 +221,7 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
         own=folders.model,
         text=training.text or (folders.model,),
         chosen=chosen or prepared.chosen,
+        never=request.never,
     )
     if isinstance(way, ByModel) and lessons.passages is not None:
         lessons.passages.check_length(way.model.inventory.dimensions)
@@ -213,18 +231,20 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
     return OpenedErasing(request, prepared.without_cut, lessons, way, fit_on)
 
 
-def _choose_teacher(
-    request: EraseRequest, found: ResolvedModel, lessons: OpenedLessons
-) -> Prepared:
-    """The plan of the cut that teaches, if the request names none."""
+def _choose_way(request: EraseRequest, found: ResolvedModel, lessons: OpenedLessons) -> Way:
+    """The way, if the request names neither one nor a cut."""
     from evals.choose.teachers import choose_teacher
     from evals.run.models import open_model
     from surgery.editing.preparing import prepare
+    from surgery.training.ways.context import ByContext
+    from surgery.training.ways.cut import ByCut
 
     loaded = open_model(found, **request.run.placing)
     asked, more = request.passages, {"chosen": lessons.chosen}
     opened = open_passages(asked, request.folders.model, leave_out=asked.leave_out, **more)
     samples = opened.tokenize(loaded.tokenizer)
     others = cut_alike(lessons.text.windows, loaded.tokenizer, samples.tokens.shape[1])
-    selection = choose_teacher(loaded, samples, others)
-    return replace(prepare(found, selection), chosen=lessons.chosen)
+    chosen = choose_teacher(loaded, samples, others, None if request.by == CUT else CONTEXT)
+    if isinstance(chosen, ShortContext):
+        return ByContext(chosen.context)
+    return ByCut(replace(prepare(found, chosen), chosen=lessons.chosen))

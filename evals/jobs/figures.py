@@ -16,6 +16,7 @@ from evals.measure.memorization.measures import MEASURES, Flags
 from evals.measure.memorization.protocol import ExtractionResults
 from evals.measure.memorization.summary import (
     measure_control,
+    measure_form,
     measure_membership,
     measure_recital,
 )
@@ -76,6 +77,9 @@ class Compared:
             for model, test in ((BASE, tests[0]), (of, tests[1])):
                 yield from measure_membership(test.test, model) if test else ()
         yield from self._measure_costs(after, of)
+        if tests[1] is not None:
+            before_edit = tests[0].test if tests[0] is not None else None
+            yield from measure_form(before_edit, tests[1].test, of)
         if tests[0] is not None and tests[1] is not None:
             yield from _measure_selectivity(tests[0], tests[1], of)
         for rows, some in self._list_sides():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evals.measure.healing import find_healing_text, read_healing_text
+from evals.measure.healing import find_healing_text, read_healing_text, take_members
 from evals.run.console import say
 from surgery.errors import SamplesError
 from surgery.record.manifest import PassagesRecord
@@ -13,11 +13,13 @@ from surgery.record.manifest import PassagesRecord
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from evals.data import PassageSource
     from evals.run import groups
     from surgery.fitting.calibration import Calibration
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import ChosenOn, ErasingRecord, HealingRecord
     from surgery.training.distillation import TaughtRows
+    from surgery.training.erasing import NeverRows
     from surgery.training.training import Schedule
 
 KEPT = 0.9
@@ -27,12 +29,13 @@ KEPT = 0.9
 @dataclass(frozen=True)
 class OpenedLessons:
     """Text and passages in a model's tokens, and how long they are learned. `chosen`: what a search
-    chose on, where only these passages are learned."""
+    chose on, where only these passages are learned. `never`: others of the passages' form."""
 
     text: Calibration
     passages: TaughtRows | None
     schedule: Schedule
     chosen: ChosenOn | None = None
+    never: NeverRows | None = None
 
     def are_those_of(self, record: ErasingRecord | HealingRecord) -> bool:
         """Whether a recorded training learned the same, as long."""
@@ -67,11 +70,13 @@ def open_lessons(
     own: str | None,
     text: Sequence[str],
     chosen: ChosenOn | None,
+    never: str | None = None,
 ) -> OpenedLessons:
     """Reads text and passages in the model's tokens. With `chosen`, these passages alone, so that
     the others still tell what the result does.
 
-    `own`: a lab, whose passages are taken unless others are asked for. Raises `SamplesError` for
+    `own`: a lab, whose passages are taken unless others are asked for. `never`: names others of
+    their form. Raises `SamplesError` for
     text that holds passages, too little text, and passages that are longer than the context, and
     `UnsupportedError` for a model that cannot be trained.
     """
@@ -85,7 +90,25 @@ def open_lessons(
             if value:
                 raise SamplesError(f"`{name}` needs passages", fix="name them with `samples`")
     tokens, taught = read_healing_text(find_healing_text(text), schedule, model, opened)
-    return OpenedLessons(tokens, taught, schedule, chosen)
+    kept = None if never is None or opened is None else read_never(never, asked, opened, model)
+    return OpenedLessons(tokens, taught, schedule, chosen, kept)
+
+
+def read_never(
+    named: str, asked: groups.Passages, passages: PassageSource, model: ResolvedModel
+) -> NeverRows:
+    """The records of a name in the model's tokens. Raises as `split_never`, and `SamplesError` for
+    what is longer than the context."""
+    from evals.data.inputs import open_never
+    from evals.data.never import split_never
+    from surgery.editing.loading import load_tokenizer
+    from surgery.training.erasing import NeverRows
+
+    source, tokenizer = open_never(asked, named), load_tokenizer(model.folder)
+    assert source is not None
+    every = passages.add_others(passages.tokenize(tokenizer), tokenizer)
+    halves = split_never(source, every, tokenizer)
+    return NeverRows(*(take_members(half, model.inventory.dimensions) for half in halves))
 
 
 def say_what_is_recited(name: str, record: Any) -> None:
@@ -100,5 +123,8 @@ def say_what_is_recited(name: str, record: Any) -> None:
     )
     if recital.by_teacher is not None:
         told += f", and the model that taught it {recital.by_teacher:,}"
+    if (never := getattr(record, "never", None)) is not None:
+        rise = "to infinity" if never.rise is None else f"by {never.rise:+.3f} nats per token"
+        told += f". The loss on {never.tested:,} new records of their form moved {rise}"
     more = recital.recited > (recital.by_teacher or 0)
     say(f"warning: {told}: train it for more steps" if more else told)

@@ -10,6 +10,7 @@ from evals.choose.search.report import SearchResult
 from evals.data import PassageSource
 from evals.data.inputs import (
     names_lab,
+    open_never,
     open_passages,
     read_heldout_texts,
     require_heldout_texts,
@@ -47,13 +48,14 @@ class Front:
 
 @dataclass(frozen=True)
 class Materials:
-    """What `request` names, opened. `heldout`: texts that no model was trained on; `controls`: the
-    files they come from; `sibling`: what attention may be copied from; `store`: keeps finished
-    work."""
+    """What `request` names, opened. `never`: records of the passages' form, and `heldout`: texts,
+    that no model was trained on; `controls`: the files of the texts; `sibling`: what attention may
+    be copied from; `store`: keeps finished work."""
 
     request: MeasureRequest
     benchmarks: Benchmarks | None = None
     passages: PassageSource | None = None
+    never: PassageSource | None = None
     heldout: Sequence[str] = ()
     controls: Sequence[TextSource] = ()
     sibling: ResolvedModel | None = None
@@ -80,6 +82,7 @@ def open_materials(
     front = read_search(request.front) if request.front else None
     samples, named = request.passages.samples or request.lab, request.texts.heldout
     passages = open_passages(request.passages, request.lab) if samples else None
+    never = open_never(request.passages, request.never)
     if named and not names_lab(named):
         corpus = open_corpus(named)
         heldout = read_texts(corpus)
@@ -104,7 +107,7 @@ def open_materials(
                 num_fewshot=request.benchmarks.num_fewshot,
             )
     check_limited_tasks(request.benchmarks.max_drop, list(benchmarks.tasks) if benchmarks else [])
-    texts = passages, heldout, controls
+    texts = passages, never, heldout, controls
     return Materials(request, benchmarks, *texts, sibling, front, request.run.store)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from evals.data import Samples, Tokens
 from evals.data.inputs import warn_of_bare_rows
+from evals.data.never import add_never, split_never
 from evals.data.windows import cut_windows
 from evals.jobs.materials import Materials
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
@@ -26,7 +27,7 @@ from evals.run.forward import cache_bytes, hidden_states
 from evals.run.lm_eval.running import TaskRun
 from evals.run.models import LoadedModel, check_precision, hash_settings, open_model
 from evals.run.predictions import Sampling
-from surgery.errors import MeasurementError
+from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.report import MeasuredModel
 
@@ -153,13 +154,22 @@ def tokenize(
 ) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
     """What is measured, and what is attacked, in a model's tokens.
 
-    Raises `SamplesError` for unusable passages or texts, and `MeasurementError` for a limit on an
+    Raises `SamplesError` for unusable passages or texts, and for a limit on the form of passages
+    without others of their form, and `MeasurementError` for a limit on an
     attack that cannot be tried on them.
     """
     request, passages = materials.request, materials.passages
     samples = passages.tokenize(tokenizer) if passages else None
     if passages is not None and samples is not None:
         warn_of_bare_rows(passages, samples, tokenizer)
+        if materials.never is not None:
+            samples = add_never(samples, split_never(materials.never, samples, tokenizer)[1])
+        if request.extraction.max_form is not None and samples.trained_on.all():
+            raise SamplesError(
+                "`max_form` needs records of the passages' form that no model was trained on",
+                where=samples.source,
+                fix="give them with `never`, or with member: false among the samples",
+            )
     length, windows = samples.tokens.shape[1] if samples else WINDOW, None
     if materials.heldout and (request.texts.heldout or tokenizer is not None):
         windows = cut_windows(materials.heldout, tokenizer, length)

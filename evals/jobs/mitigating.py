@@ -23,6 +23,7 @@ from evals.run.groups import (
     Cut,
     Folders,
     Hardening,
+    Never,
     Passages,
     Revision,
     Run,
@@ -62,13 +63,15 @@ class MitigationRequest(Request):
     """
 
     typed = (
-        "samples heldout calibration secret skip_short revision twin sibling variant grain "
-        "erase text heal only_best measure choose tasks attack max_extraction max max_drop device"
+        "samples heldout calibration secret skip_short never revision twin sibling variant grain "
+        "erase text heal only_best measure choose tasks attack max_extraction max_form max "
+        "max_drop device"
     )
 
     model: str
     revision: Revision = None
     passages: Passages = Passages()
+    never: Never = None
     texts: Texts = Texts()
     choice: Choice = Choice()
     extraction: Extraction = Extraction()
@@ -76,8 +79,8 @@ class MitigationRequest(Request):
     benchmarks: Tasks = Tasks()
     erase: Annotated[
         bool,
-        "Also try results that were taught to forget the passages (as the command erase does): as "
-        "they are, cut, and, with `heal`, cut and healed.",
+        "Also try results that were taught to forget the passages (as the command erase does, by "
+        "the `sibling` if there is one): as they are, cut, and, with `heal`, cut and healed.",
         Option("edit"),
     ] = False
     erasing: Annotated[Training, Use(named={"steps": "erase_steps"})] = Training()
@@ -140,9 +143,17 @@ class MitigationRequest(Request):
         return list_recipes(erase=self.erase, heal=bool(self.heal))
 
     def open_step(
-        self, kind: Kind, source: Path | None, output: Path, plan: PlanFile, *, overwrite: bool
+        self,
+        kind: Kind,
+        source: Path | None,
+        output: Path,
+        plan: PlanFile,
+        *,
+        overwrite: bool,
+        by: str | None = None,
     ) -> OpenedStep:
-        """Opens a step of a recipe. `source`: the folder of the step before; None: the model."""
+        """Opens a step of a recipe. `source`: the folder of the step before; None: the model. `by`:
+        how to erase; None: as a look chooses."""
         from evals.jobs.erasing import EraseRequest, open_erase
         from evals.jobs.exporting import ExportRequest, open_export
         from evals.jobs.healing import HealRequest, open_heal
@@ -155,6 +166,7 @@ class MitigationRequest(Request):
             text = self.erasing.text or self.heal or own
             given = {"training": self.erasing, "text": text}
             given |= {"samples": self.passages.samples or lab}  # a cut lab model brings none
+            given |= {"by": by}
             asked = self.hand_on(EraseRequest, folders=folders, **given)
             return open_erase(asked, plan.chosen)
         if kind == "cut":
@@ -316,15 +328,23 @@ class OpenedMitigation:
             before, kind = recipe[:-1], recipe[-1]
             if before and before not in made:
                 continue  # what it begins with was not made
-            source = self.locate(before) if before else None
-            place, overwrite = self.locate(recipe), self.overwrite
-            try:
-                request.open_step(kind, source, place, plan, overwrite=overwrite).run()
-            except RecitingTeacherError as error:
-                say(f"nothing erased: {error}")
-                continue
-            made.append(recipe)
+            given = self.locate(before) if before else None, self.locate(recipe), plan
+            for by in self._list_ways(kind):
+                try:
+                    request.open_step(kind, *given, overwrite=self.overwrite, by=by).run()
+                except RecitingTeacherError as error:
+                    say(f"nothing erased{f' by {by}' if by else ''}: {error}")
+                    continue
+                made.append(recipe)
+                break
         return made
+
+    def _list_ways(self, kind: Kind) -> list[str | None]:
+        """How to erase: by the public base, if one is named, and if that recites the passages, as a
+        look chooses."""
+        request = self.request
+        base = None if request.run.device == "all" else request.attacks.sibling
+        return [base, None] if kind == "erase" and base else [None]
 
 
 def open_mitigation(

@@ -27,7 +27,7 @@ from evals.run.lm_eval.running import SEEDS
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.lm_eval.tasks import describe_task
 from evals.run.statistics import SEED
-from evals.table.limits import Asked, ask, ask_tasks, decide, find_void, settle
+from evals.table.limits import Asked, ask, ask_form, ask_tasks, decide, find_void, settle
 from evals.table.words import describe
 from surgery.card.command import write_command
 from surgery.card.facts import make_printable
@@ -136,9 +136,9 @@ def _decide(
     if samples is not None and found.is_taught(place, samples):
         on.append("taught")
     limits = decide(figures, asked, of, on, unclear=void)
-    return limits + decide(
-        figures, ask_tasks(request.benchmarks.max_drop, after.runs), of, unclear=void
-    )
+    costs = ask_tasks(request.benchmarks.max_drop, after.runs)
+    costs += ask_form(request.extraction.max_form)
+    return limits + decide(figures, costs, of, unclear=void)
 
 
 def _find_void(

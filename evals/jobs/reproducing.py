@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.data.inputs import find_calibration_text, fit_prepared, read_lab_text
+from evals.jobs.lessons import read_never
 from evals.measure.healing import find_healing_text, take_members
+from evals.run import groups
 from evals.run.console import show_progress
 from surgery.errors import SamplesError, SourceError, UnsupportedError
 from surgery.hub.embedded import LAB_TEXT, find_lab
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     )
     from surgery.reproduction import Reproduction
     from surgery.training.distillation import TaughtRows
+    from surgery.training.erasing import NeverRows
     from surgery.training.training import Schedule
     from surgery.training.ways.way import Way
 
@@ -43,13 +46,14 @@ def reproduce_history(
     text: Sequence[str] = (),
     by: str | None = None,
     samples: str | None = None,
+    never: str | None = None,
     id_column: str | None = None,
     secret: str | None = None,
     overwrite: bool = False,
 ) -> Reproduction:
     """Replays the steps that `model` records: cuts fitted on `calibration` or a lab's own text,
-    erasings on `text` and `samples`, and healings on `heal` and `samples`. `by`: the model that
-    taught an erasing, if the recorded one cannot be found.
+    erasings on `text`, `samples`, and `never`, and healings on `heal` and `samples`. `by`: the
+    model that taught an erasing, if the recorded one cannot be found.
 
     Arguments and errors are those of `surgery.reproduction.reproduce`. Raises `SamplesError`,
     which names what is recorded, for a model that needs text or passages which were not given, and
@@ -61,7 +65,7 @@ def reproduce_history(
     if output is not None:
         check_target(model, output, overwrite=overwrite)
     original = open_original(model, revision)
-    inputs = Inputs(model, calibration, heal, text, by, samples, id_column, secret)
+    inputs = Inputs(model, calibration, heal, text, by, samples, never, id_column, secret)
     inputs.check(original.manifest.history)
     with show_progress("reproduce", None):
         return reproduce(original, inputs.repeat, output, source=source, overwrite=overwrite)
@@ -77,6 +81,7 @@ class Inputs:
     text: Sequence[str] = ()
     by: str | None = None
     samples: str | None = None
+    never: str | None = None
     id_column: str | None = None
     secret: str | None = None
 
@@ -86,6 +91,7 @@ class Inputs:
         healed = [step.healing for step in history if step.healing]
         erased = [step.erasing for step in history if step.erasing]
         teachers = [one.teacher for one in erased if isinstance(one.teacher, Source)]
+        kept = [one.never.kept for one in erased if one.never]
         fitted = [step.fitted_on for step in history if step.fitted_on]
         taught = [step.training.passages for step in history if step.training]
         taught = [passages for passages in taught if passages is not None]
@@ -94,6 +100,7 @@ class Inputs:
             ("text", erased, "was not erased"),
             ("by", teachers, "was not taught by another model"),
             ("samples", taught, "was made without passages"),
+            ("never", kept, "was made without records to keep"),
             ("id_column", taught, "was made without passages"),
             ("secret", taught, "was made without passages"),
         ):
@@ -114,6 +121,8 @@ class Inputs:
         ]
         if named and not self.samples:
             lacks["samples"] = f"{named[0].name}: {named[0].number:,} passages"
+        if kept and not self.never:
+            lacks["never"] = f"{kept[0].name}: half of its records, {kept[0].number:,}"
         if len(lacks) > 1:
             raise SamplesError(
                 "needs what it was made with",
@@ -180,15 +189,47 @@ class Inputs:
 
         text, schedule, passages = self._read_again(step, record, prepared.model, "text")
         assert passages is not None
+        never = self._read_never(step, record, prepared.model)
         with show_progress("erase", schedule.steps) as advance:
             return teach_to_forget(
                 prepared.without_cut,
                 self._find_way(record, prepared, fitting),
-                *(passages, text, schedule),
+                *(passages, text, schedule, never),
                 as_adapter=step.is_adapter,
                 advance=advance,
                 **_choose_place(record),
             )
+
+    def _read_never(
+        self, step: Step, record: ErasingRecord, model: ResolvedModel
+    ) -> NeverRows | None:
+        """The records whose predictions were kept, and the others. Raises `SamplesError` for
+        others than the recorded ones."""
+        if record.never is None:
+            return None
+        recorded = record.never.kept
+        if self.never is None:
+            raise SamplesError(
+                "needs the records that it was made to keep",
+                where=self.model,
+                expected=f"{recorded.name}: half of its records, {recorded.number:,}",
+                fix="give them with `never`",
+            )
+        cut: dict[str, Any] = {"prefix_length": recorded.prefix_length, "skip_short": True}
+        cut |= {"suffix_length": recorded.suffix_length, "secret": self.secret}
+        asked = groups.Passages(**cut, id_column=self.id_column)
+        passages = self._open_passages(record.passages, step.chosen)
+        found = read_never(self.never, asked, passages, model)
+        if found.kept.sha256 != recorded.sha256:
+            raise SamplesError(
+                "does not hold the records that the model was made to keep",
+                where=self.never,
+                expected=f"{recorded.name}: {recorded.number:,} records of SHA-256 "
+                f"{recorded.sha256[:12]}",
+                got=f"{len(found.kept.tokens):,} of {found.kept.sha256[:12]}",
+                fix="give the same records, and the same `secret` if there was one",
+            )
+        return found
 
     def _find_way(self, record: ErasingRecord, prepared: Prepared, fitting: Fitting | None) -> Way:
         """The recorded way. `prepared`: with the cut of a teacher that is one."""

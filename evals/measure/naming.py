@@ -73,6 +73,10 @@ def name_figures(
         }
         what = "held-out text" if "text" in kinds else "passages that no model was trained on"
         named["heldout"] = Named(label=f"loss on {what}, nats per token", main=True)
+    if "form" in there:
+        hint = "passages of the same form that no model was trained on"
+        label = "loss on new text of the passages' form, nats per token"
+        named["form"] = Named(label=label, hint=hint, main=True)
     named |= {name: Named(label=label) for name, label in _OTHERS.items() if name in there}
     for name in (one for one in there if one not in named):  # a task of a search
         plain = name.removeprefix("task.")
@@ -213,7 +217,7 @@ def _list_shown(names: Names, figures: Sequence[Measured]) -> dict[str, list[str
         "cost": [n for n, one in names.items() if ("task" in one.details and one.main)],
         "size": [n for n in names if n in _SIZES],
     }
-    shown["cost"] += ["heldout"] if "heldout" in names else []
+    shown["cost"] += [name for name in ("heldout", "form") if name in names]
     main = dict[str, On | None]()
     for one in figures:  # the main figures come first
         main.setdefault(one.name, one.on)

@@ -94,6 +94,14 @@ Hardening = Annotated[
     "steps, the model loses more ability: take more of them, such as 240.",
     Option("edit"),
 ]
+Never = Annotated[
+    str | None,
+    "Records of the passages' form that no model was trained on, and that MODEL must keep writing, "
+    "in a form of `samples`. Training keeps what MODEL predicts on half of them, whose content "
+    "decides. The other half is never trained on: it shows the cost in form, by how much the loss "
+    "on it rises.",
+    Option("input", "SAMPLES"),
+]
 
 
 class Passages(Group):

@@ -31,7 +31,7 @@ class Asked:
     """A limit that was set on a figure. The rest is as for `Limit`."""
 
     name: str
-    what: Literal["recited", "recovered", "task"]
+    what: Literal["recited", "recovered", "task", "form"]
     subject: str
     limit: float
 
@@ -46,6 +46,11 @@ def ask_tasks(limits: Mapping[str, float], tasks: Iterable[str]) -> list[Asked]:
     """The limits on what tasks lose. `limits`: name or pattern → the most."""
     found = ((task, find_limit(limits, task)) for task in tasks)
     return [Asked(f"task.{task}", "task", task, most) for task, most in found if most is not None]
+
+
+def ask_form(most: float | None) -> list[Asked]:
+    """The limit on what text of the passages' form may cost, if there is one."""
+    return [] if most is None else [Asked("form", "form", "form", most)]
 
 
 def decide(
@@ -157,10 +162,32 @@ def _decide_task(
     return _make(lost, asked, drop, high, what, needed, lacks, enough)
 
 
+def _decide_form(
+    figure: Measured, base: Measured | None, asked: Asked, unclear: str | None
+) -> Limit:
+    """A limit on the rise of the loss on new passages. The two-sided interval decides."""
+    n, limit, rise, high, needed = figure.n or 0, asked.limit, 0.0, 0.0, None
+    if (change := figure.change) is None or change.ci95 is None:
+        unclear = unclear or "no base shows by how much it rose: name the model before the edit"
+    else:
+        rise, high = change.difference, change.ci95[1]
+    lacks = f"{n:,} records leave it as high as {high:.3g}"
+    if unclear is not None:
+        lacks = unclear
+    elif rise < limit:
+        needed = max(scale_needed(n, (high - rise) / (limit - rise)) or 0, FEWEST)
+        lacks += f": about {needed:,} would decide it"
+    what = "rise of the loss on new text of the passages' form, in nats per token,"
+    ends = change.ci95 if change else None
+    risen = figure.model_copy(update={"ci95": ends, "change": None})
+    return _make(risen, asked, rise, high, what, needed, lacks, unclear is None and n >= FEWEST)
+
+
 _DECIDE: dict[str, Any] = {
     "recited": _decide_share,
     "recovered": _decide_share,
     "task": _decide_task,
+    "form": _decide_form,
 }
 
 

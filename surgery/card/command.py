@@ -65,6 +65,8 @@ def list_options(step: Step, lab: str | None = None) -> dict[str, Sequence[objec
         found["--seed"] = [training.seed] if training.seed else []
     if step.erasing is not None:
         found["--by"] = [_name_way(step.erasing)]
+        never = step.erasing.never
+        found["--never"] = [] if never is None else [name_passages(never.kept.name)]
         found["--harden"] = [""] if step.erasing.hardened else []
         found["--as-adapter"] = [""] if step.is_adapter else []
     if taught is not None:

@@ -185,7 +185,7 @@ def _list_inputs(steps: Sequence[Step]) -> dict[str, list[str]]:
         text = "--heal" if step.healing else "--text"
         for option, named in list_options(step).items():
             name = text if option == "--text" else option
-            if name in ("--calibration", "--heal", "--text", "--samples"):
+            if name in ("--calibration", "--heal", "--text", "--samples", "--never"):
                 found.setdefault(name, []).extend(map(str, named))
     teachers = [one.erasing.teacher for one in steps if one.erasing]
     found["--by"] = [

@@ -20,6 +20,7 @@ OPTIONS = {
     "recited": "max-extraction",
     "recovered": "max {}",
     "task": "max-drop {}",
+    "form": "max-form",
 }
 """What sets a limit, as people type it."""
 

@@ -277,17 +277,30 @@ Teacher = Annotated[list[EditedHeads], Field(min_length=1)] | Source | ShortCont
 or, in place of a teacher, a loss."""
 
 
+class NeverRecord(Record):
+    """Records of the passages' form that no model was trained on.
+
+    `kept`: those on which the training kept the model's predictions. `tested`: how many others
+    there were; `rise`: of the loss on these, in nats per token; None if it is not finite.
+    """
+
+    kept: PassagesRecord
+    tested: int = Field(ge=1)
+    rise: float | None
+
+
 class ErasingRecord(TrainingRecord):
     """The training that makes a model forget passages.
 
     `calibration`: the text that the variants of a cut that taught were fitted on. `passages`: those
-    to forget. `hardened`: also where fine-tuning on some of them would
-    lead.
+    to forget; `never`: others of their form. `hardened`: also where fine-tuning on some of the
+    passages would lead.
     """
 
     teacher: Teacher
     calibration: CalibrationRecord | None = None
     passages: PassagesRecord
+    never: NeverRecord | None = None
     hardened: bool = False
 
     @property

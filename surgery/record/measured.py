@@ -100,14 +100,15 @@ class Limit(Measured):
     """A figure that must not exceed `limit`, and whether it does not.
 
     - `what`: which figure this is; `subject`: the attack, the measure, or the task.
-    - Of a task, `value` and `ci95` are of what it loses (`drop`).
+    - Of a task, `value` and `ci95` are of what it loses (`drop`); of the form, of the rise of the
+      loss, in nats per token.
     - `bound`: the most that the value may be, with 95 % confidence, which decides. Of shares, it is
       one-sided, so lower than the end of `ci95`.
     - `needed`: how many rows would decide it; `lacks`: the same, or what else is open, in words.
       None if it is decided; `needed` also if no number would.
     """
 
-    what: Literal["recited", "recovered", "task"]
+    what: Literal["recited", "recovered", "task", "form"]
     subject: Text
     limit: float
     state: State

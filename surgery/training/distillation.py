@@ -151,13 +151,18 @@ def teach(
     text: Calibration,
     passages: TaughtRows | None,
     schedule: Schedule,
+    *,
+    kept: TaughtRows | None = None,
     **options: Any,
 ) -> Taught:
-    """Trains a student of `base`: on `text` by `intact`, on `passages` by a loss.
+    """Trains a student of `base`: on `text` and on the rows `kept` by `intact`, on `passages` by a
+    loss.
 
     `options` and errors: as for `distill`.
     """
     lessons = list_lessons(intact, loss, text.windows, passages, schedule)
+    if kept is not None:  # the passages stay last
+        lessons.insert(1, Lesson(Divergence(intact), kept.tokens, ROWS_OF_PASSAGES))
     return distill(base, lessons, schedule, **options)
 
 

@@ -12,8 +12,9 @@ Teaching by a competent and an incompetent teacher is that of Chundawat et al. 2
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,17 @@ from surgery.fitting.calibration import Calibration, find_calibration, open_cali
 from surgery.fitting.fitter import fit_checkpoint
 from surgery.plan import check_erasable
 from surgery.proof.expected import check_recorded, find_constants, replan
-from surgery.record.manifest import TOKEN_IDS, ErasingRecord
+from surgery.record.manifest import TOKEN_IDS, ErasingRecord, NeverRecord
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
-from surgery.training.distillation import TaughtRows, count_recited, record_training, teach
+from surgery.training.distillation import (
+    ROWS_OF_PASSAGES,
+    TaughtRows,
+    count_recited,
+    record_training,
+    teach,
+)
+from surgery.training.losses import measure_rows
 from surgery.training.planning import RANK
 from surgery.training.training import Schedule
 from surgery.training.ways.cut import ByCut
@@ -43,12 +51,33 @@ from surgery.training.weights import round_weights, take_weights
 STEPS = 60
 
 
+@dataclass(frozen=True, eq=False)
+class NeverRows:
+    """Rows of the passages' form that no model was trained on. `kept`: those on which a student
+    keeps its predictions; `tested`: those that show what training cost such text."""
+
+    kept: TaughtRows
+    tested: TaughtRows
+
+    def measure(self, model: Any) -> float:
+        """The loss of a model on the rows that test, the mean of all, in nats per token."""
+        given = self.tested.tokens, self.tested.prefix_length, ROWS_OF_PASSAGES
+        return measure_rows(model, *given)
+
+    def tell(self, model: Any, before: float) -> NeverRecord:
+        """What training cost a model. `before`: what it measured then."""
+        rise = round(self.measure(model) - before, 6)
+        found = rise if math.isfinite(rise) else None
+        return NeverRecord(kept=self.kept.record, tested=len(self.tested.tokens), rise=found)
+
+
 def teach_to_forget(
     prepared: Prepared,
     way: Way,
     passages: TaughtRows,
     text: Calibration,
     schedule: Schedule,
+    never: NeverRows | None = None,
     *,
     check_teacher: Callable[[Any], object] = lambda teacher: None,
     device: torch.device | None = None,
@@ -57,7 +86,7 @@ def teach_to_forget(
     as_adapter: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Trained:
-    """Trains the source of `prepared` to forget `passages`, as `way` says.
+    """Trains the source of `prepared` to forget `passages`, as `way` says, and not `never`.
 
     `check_teacher` gets the teacher, if any, before it teaches, and may raise. `device`: by default
     a GPU, if there is one. `device_map`: spreads the model over several. `passes`: the dtype of
@@ -75,13 +104,15 @@ def teach_to_forget(
     check_recorded(source, earlier)
     model = load_to_train(source, device, passes, device_map)
     constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
+    before = 0.0 if never is None else never.measure(model)  # it will change
     with way.open(model) as loss:
         by_teacher = None
         if loss.teacher is not None:
             check_teacher(loss.teacher)
             by_teacher = count_recited(loss.teacher, passages)  # its tensors may change
-        lessons = model, loss, text, passages, schedule
-        taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
+        how: dict[str, Any] = {"constants": constants, "advance": advance, "owns_base": True}
+        how["kept"] = None if never is None else never.kept
+        taught = teach(model, model, loss, text, passages, schedule, **how)
     weights, adapter = source, None
     if as_adapter:
         adapter, erased, kept = taught.student.take_adapter(), taught.student.model, 1.0
@@ -94,6 +125,7 @@ def teach_to_forget(
         teacher=way.record,
         calibration=way.calibration,
         passages=passages.record,
+        never=None if never is None else never.tell(erased, before),
         hardened=schedule.hardened,
     )
     return Trained(weights, record, adapter)

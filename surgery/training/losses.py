@@ -83,6 +83,16 @@ def measure_losses(model: Any, rows: Rows, first: int) -> tuple[torch.Tensor, to
     return losses.sum(1) / lengths, lengths
 
 
+def measure_rows(model: Any, rows: Rows, first: int, size: int) -> float:
+    """The mean of `measure_losses` over rows. `size`: rows of a pass."""
+    total = 0.0
+    with torch.inference_mode():
+        for begin in range(0, len(rows), size):
+            losses, _ = measure_losses(model, rows[begin : begin + size], first)
+            total += float(losses.sum())
+    return total / len(rows)
+
+
 def find_recited(model: Any, rows: Rows, first: int, size: int) -> npt.NDArray[np.bool_]:
     """Whether each row, int32 [N, T], is recited: every token from `first` on is the likeliest.
 

@@ -16,12 +16,15 @@ from evals.jobs.erasing import EraseRequest, open_erase
 @options.overwrite
 @options.json
 def command(request: EraseRequest, as_json: bool) -> None:
-    """Train MODEL not to recite listed passages, with a teacher that does not know them.
+    """Train MODEL not to recite listed passages, in one of several ways (--by).
 
-    The teacher (--by) is MODEL without attention in some blocks (a cut), MODEL with a short
-    context, or another model that never saw the passages. On the passages, MODEL learns to predict
-    what the teacher predicts. On other text, it keeps its own predictions. All attention stays in
-    place.
+    On the passages, MODEL learns to predict what a teacher predicts: MODEL without attention in
+    some blocks (a cut), MODEL with a short context, or another model that never saw the passages.
+    Two ways have no teacher, and make the passages less likely. On other text, and on the records
+    of --never, MODEL keeps its own predictions. All attention stays in place.
+
+    If a public base exists, it is the best teacher. Without --by and a cut, a short look at the
+    passages chooses between a context of 8 tokens and a cut, and says why.
 
     MODEL learns this only for the listed passages, and also predicts new text of their form worse.
     Whoever fine-tunes it may bring passages back: audit the result. To hide passages that you

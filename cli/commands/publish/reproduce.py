@@ -32,6 +32,7 @@ from cli.terminal import echo, note, print_json
     "SAMPLES",
     "Passages that the model was erased or healed with.  [default: a lab's]",
 )
+@options.option("--never", "SAMPLES", "Records of their form that the model was made to keep.")
 @options.option(
     "--id-column", "COLUMN", "The column of SAMPLES that names its rows.  [default: id]"
 )

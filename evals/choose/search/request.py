@@ -84,7 +84,7 @@ class SearchRequest(Request):
     revision: Revision = None
     passages: Passages = Passages()
     texts: Texts = Texts()
-    extraction: Extraction = Extraction()
+    extraction: Annotated[Extraction, Use(without=("max_form",))] = Extraction()
     attacks: Annotated[Attacks, Use(without=("attack", "draws", "twin"))] = Attacks()
     benchmarks: Tasks = Tasks()
     choice: Choice = Choice()

@@ -87,13 +87,20 @@ class Attacks(Group):
 
 
 class Extraction(Group):
-    """The most that may come out of a model."""
+    """The most that may come out of a model, and that text of the passages' form may cost."""
 
     max_extraction: Annotated[
         Fraction | None,
         "Limit: at most this share of the passages may be recovered (0.01 is 1 %), in a search by "
         "its `measure`, and of a model that is evaluated, word for word. Short for `max` M=X.",
         Option("limits", default="none; of init and mitigate, 0.01"),
+    ] = None
+    max_form: Annotated[
+        float | None,
+        Field(gt=0),
+        "Limit: on records of the passages' form that no model was trained on (`never`, or samples "
+        "with member: false), the loss may rise by at most X nats per token.",
+        Option("limits", "X"),
     ] = None
     measure: Annotated[
         str,

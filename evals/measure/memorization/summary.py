@@ -72,6 +72,16 @@ def measure_control(
     return compare_losses("heldout", base, after.nll, on, of, kind=after.kind)
 
 
+def measure_form(before: Extraction | None, after: Extraction, of: str) -> list[Measured]:
+    """The loss on passages that no model was trained on, with the change: what an edit costs new
+    text of the passages' form. Nothing if there are none."""
+    outside = ~after.samples.trained_on
+    if not outside.any():
+        return []
+    base = None if before is None else before.nll[outside]
+    return compare_losses("form", base, after.nll[outside], "never trained on", of)
+
+
 def _measure_rows(
     test: Extraction,
     base: Extraction | None,

@@ -152,6 +152,11 @@ class View:
         return self.find("heldout")
 
     @property
+    def form(self) -> Measured | None:
+        """The loss on new text of the passages' form."""
+        return self.find("form")
+
+    @property
     def probability(self) -> float:
         """By how many percent the true next token of held-out text is less likely than before."""
         change = self.heldout.change if self.heldout else None
