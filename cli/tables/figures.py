@@ -303,6 +303,7 @@ def print_search(result: SearchResult) -> None:
         f"{_show(row)} {_show_ends(row)}"
     )
     _explain_choice(result)
+    _print_finalists(result)
     echo(f"Cost on held-back text, in nats: {_describe_costs(result, selected)}")
     limits = [limit for limit in result.list_limits(selected) if limit.on == back]
     for one in limits:
@@ -339,6 +340,24 @@ def _print_halves(result: SearchResult, what: str) -> None:
         ("edit", *(f"{half}: {name}" for half in halves for name in (what, "loss", "KL"))),
         [(label, *(cell for on in halves for cell in make_cells(of, on))) for label, of in models],
     )
+
+
+def _print_finalists(result: SearchResult) -> None:
+    """What the best edits cost before they are healed and after, and what they then know."""
+    if not result.finalists:
+        return
+    echo(
+        "The best edits, healed: cost in nats per token before and after, and what is recovered "
+        "then of the passages that chose"
+    )
+    rows = []
+    for of in result.finalists:
+        healed, edit = result.healed_point(of), result.find_edit(of)
+        left = [healed.recovered, healed.plain["recovered.hints:8"]]
+        name = f"{_describe_edit(result, edit)}{' (chosen)' * (of == result.selected)}"
+        costs = [f"{point.cost:.3f}" for point in (result.point(of), healed)]
+        rows.append((name, *costs, *(f"{share:.1%}" for share in left)))
+    print_table(("edit", "cost", "healed", result.measure, "hints:8"), rows)
 
 
 def _print_limit(result: SearchResult, limit: Limit) -> None:

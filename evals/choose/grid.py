@@ -333,7 +333,7 @@ def take_point(result: GridResult, edit: GridEdit | None, on: On, measure: str) 
     of_edit = [row for row in result.figures if (row.of, row.on) == (edit.of, on)]
     rows = rename(of_edit, EDITED)
     tried = tuple(row for row in rows if row.name in edit.tried)
-    figures = tuple(row for row in rows if row.name not in edit.tried)
+    figures = tuple(row for row in rows if not row.name.startswith(HEALED) and row not in tried)
     return EditPoint(edit.selection, figures, measure, tried, edit.refitted)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from evals.choose.estimates import DRAWS, MOST_PASSAGES
 from evals.choose.search.enforcing import TRIES
-from evals.choose.search.opened import OpenedSearch, open_search
+from evals.choose.search.opened import Healing, OpenedSearch, open_search
+from evals.choose.search.run import FINALISTS
 from evals.data import say_lengths
 from evals.data.inputs import find_calibration_text
 from evals.jobs.materials import Materials
@@ -30,6 +31,8 @@ from evals.run.groups import ERASE_STEPS, HEAL_STEPS
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.predictions import Sampling
 from evals.table.limits import describe_splits, say_split
+from surgery.errors import SamplesError
+from surgery.fitting.calibration import Calibration
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import lacks_weights
 from surgery.processes import share_free_memory
@@ -131,6 +134,11 @@ def _count_steps(
         passes = chosen * (1 + search.samples.suffix_length) + len(half.windows) * (1 + DRAWS)
         rows += BACK * passes
     yield _step("search", f"measure {what}, by {search.measure.name}", rows * row)
+    if (short := _find_short_healing(search)) is not None:
+        most = FINALISTS + 2  # with the deep blocks, and those to compare with
+        what = f"heal at most {most} edits, {short.schedule.steps} steps each, and choose one"
+        seconds = _time_training(search, request, short.text)
+        yield _step("judge", what, most * short.schedule.steps * seconds)
     healed, taught = (
         len([r for r in request.recipes if r[-1] == kind]) for kind in ("heal", "erase")
     )
@@ -191,16 +199,31 @@ def _time_row(opened: OpenedSearch) -> float:
     return _take(read) / len(rows)
 
 
-def _time_training(opened: OpenedSearch, request: MitigationRequest) -> float:
-    """Seconds of one step of training."""
+def _find_short_healing(opened: OpenedSearch) -> Healing | None:
+    """How edits are healed before one is chosen; None if they are not, or as they are anyway."""
+    if opened.healing is not None or not opened.request.choice.judge_steps:
+        return None
+    try:
+        return opened.short_healing[0]
+    except SamplesError:
+        return None
+
+
+def _time_training(
+    opened: OpenedSearch, request: MitigationRequest, tokens: Calibration | None = None
+) -> float:
+    """Seconds of one step of training. `tokens`: other text than the request's, and no
+    passages."""
     from surgery.training.distillation import teach
     from surgery.training.losses import Divergence
     from surgery.training.training import Schedule
 
-    text = find_healing_text(request.heal or request.erasing.text or (request.model,))
-    tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
+    passages = opened.guarded_passages if tokens is None else None
+    if tokens is None:
+        text = find_healing_text(request.heal or request.erasing.text or (request.model,))
+        tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
     model, schedule = opened.loaded.model, Schedule(1, rank=request.healing.adapters)
-    loss, passages = Divergence(model), opened.guarded_passages
+    loss = Divergence(model)
     return _take(lambda: teach(model, model, loss, tokens, passages, schedule))
 
 

@@ -91,8 +91,8 @@ def _improve(found: Found, aim: float) -> None:
 class Found:
     """The measured sets of units, by index, with their points. Arguments as for `find`.
 
-    Every measurement corrects `estimates`; None where all sets are measured. `compared`: sets that
-    were measured to compare with, which the budget does not pay for.
+    Every measurement corrects `estimates`; None where all sets are measured. `deep`: sets that were
+    measured to compare with; `compared`: those of them that the budget does not pay for.
     """
 
     evaluate: Evaluate
@@ -104,6 +104,7 @@ class Found:
     estimates: Estimates | None
     measured: dict[Indices, EditPoint] = field(default_factory=dict)
     compared: set[Indices] = field(default_factory=set)
+    deep: set[Indices] = field(default_factory=set)
 
     def measure(self, sets: Iterable[Indices], most: int | None = None) -> bool:
         """Measures the first `most` of `sets` that are new and allowed, within the budget.
@@ -138,7 +139,9 @@ class Found:
         for chosen, point in points.items():
             if point.selection not in known:
                 self.compared.add(chosen)
-            self.measured[known.get(point.selection, chosen)] = point
+            name = known.get(point.selection, chosen)
+            self.deep.add(name)
+            self.measured[name] = point
 
     @property
     def met(self) -> list[Indices]:

@@ -20,7 +20,7 @@ from evals.data.inputs import (
     require_heldout_texts,
     tokenize_passages,
 )
-from evals.data.windows import cut_windows
+from evals.data.windows import cut_alike, cut_windows
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.sibling import find_sibling
@@ -41,7 +41,7 @@ from evals.run.lm_eval.scores import Scores
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.models import LoadedModel, open_model
 from evals.table.limits import check_limited_tasks, find_limit
-from surgery.errors import UnsupportedError
+from surgery.errors import SamplesError, UnsupportedError
 from surgery.families.wrapped import settle_layout
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
@@ -51,7 +51,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.selection import EditedHeads, Selection
 from surgery.store import ASIDE, KEEP_NOTHING, Store
 from surgery.training.distillation import TaughtRows
-from surgery.training.training import Schedule
+from surgery.training.training import MOST_READS, ROWS, WINDOW, Schedule
 
 if TYPE_CHECKING:
     from evals.data.loading import PassageSource
@@ -60,6 +60,16 @@ if TYPE_CHECKING:
 
 TaskScores = dict[str, Scores]
 """The scores of a task, by metric."""
+
+
+@dataclass(frozen=True)
+class Healing:
+    """How edits are healed. `passages`: those that must not come back; None: nothing is done about
+    them."""
+
+    text: Calibration
+    schedule: Schedule
+    passages: TaughtRows | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,39 @@ class OpenedSearch:
         """The passages that healing keeps from coming back: none that is held back."""
         return take_members(self.halves[0].samples, self.loaded.dimensions)
 
+    @cached_property
+    def asked_healing(self) -> Healing | None:
+        """How edits are healed before they are attacked, if that was asked for."""
+        if self.healing is None:
+            return None
+        asked = self.request.healing
+        schedule = Schedule(asked.steps or HEAL_STEPS, rank=asked.adapters)
+        return Healing(self.healing, schedule, self.guarded_passages)
+
+    @cached_property
+    def short_healing(self) -> tuple[Healing, Tokens]:
+        """How the best edits are healed before one is chosen, and the windows of the half that
+        chooses that this does not train on, int32 [M, T].
+
+        Nothing keeps the passages from coming back: that shows what an edit only hid. Raises
+        `SamplesError` if the search has too little text.
+        """
+        steps, windows = self.request.choice.judge_steps, self.halves[0].windows
+        texts = [(windows[1::2], windows[::2])]
+        if self.fitter is not None:
+            fitted = self.fitter.calibration.windows
+            length = min(WINDOW, fitted.shape[1])
+            texts.insert(0, (cut_alike(fitted, self.loaded.tokenizer, length), windows))
+        needed = -(-steps * ROWS // MOST_READS)
+        for rows, others in texts:
+            if len(rows) >= needed:
+                return Healing(Calibration(rows, (), spread=True), Schedule(steps)), others
+        raise SamplesError(
+            f"too little text to heal on for {steps} steps",
+            expected=f"{4 * needed:,} windows of held-out text, or calibration text",
+            got=f"{len(self.windows):,}",
+        )
+
     def score(self, store: Store, task: str, make: Callable[[], Any]) -> TaskScores:
         """Runs a benchmark on the model that `make` makes. `store`: of work on that one."""
         benchmarks, loaded, asked = self.benchmarks, self.loaded, self.request.run.batch_size
@@ -240,21 +283,21 @@ class OpenedSearch:
     ) -> tuple[Engine, Engine]:
         """One for each half. `how`: the part of a store's key by which fits of one text differ."""
         store = self.store.narrow(fit and [self.fitter, how])
-        first, second = (
-            Engine(
-                self.loaded.model,
-                half.samples,
-                half.windows,
-                costs=True,
-                batch_size=self.batch_size,
-                fit=fit,
-                layout=self.request.choice.layout,
-                editable=self.loaded.editable,
-                store=store,
-            )
-            for half in self.halves
-        )
+        first, second = (self.make_engine(half, fit=fit, store=store) for half in self.halves)
         return first, second
+
+    def make_engine(self, half: Half, **options: Any) -> Engine:
+        """`options`: as for `Engine`."""
+        return Engine(
+            self.loaded.model,
+            half.samples,
+            half.windows,
+            costs=True,
+            batch_size=self.batch_size,
+            layout=self.request.choice.layout,
+            editable=self.loaded.editable,
+            **options,
+        )
 
 
 def open_search(request: SearchRequest) -> OpenedSearch:

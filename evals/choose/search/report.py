@@ -56,6 +56,8 @@ class SearchResult(GridResult):
       closest then. `deep_blocks`: the edit to compare with, if the layout can hold it;
       `deep_meets_goal`, `deep_offered`: whether it keeps the limits, and could have been chosen.
       `front`: the edits that no other beats in both recovery and cost.
+    - `finalists`: the edits that were healed before one was chosen, best first, for as many steps
+      as `settings` says; their figures are `healed.` and a name. Empty where nothing was healed.
     - `state`: whether the choice keeps every limit on the half it was not made on.
     - `passed_over`: how many edits beat the choice by what was measured, and why they are not it.
     """
@@ -76,6 +78,7 @@ class SearchResult(GridResult):
     deep_meets_goal: bool = False
     deep_offered: bool = False
     front: list[Word]
+    finalists: list[Word] = Field(default_factory=list)
     state: State | None
     passed_over: dict[Word, int] = Field(default_factory=dict)
     plan: str | None = None
@@ -94,6 +97,13 @@ class SearchResult(GridResult):
         """An edit, or the base, as it was measured on a half."""
         edit = None if of == BASE else self.find_edit(of)
         return take_point(self, edit, on, self.measure)
+
+    def healed_point(self, of: str, on: On = HALVES[0]) -> EditPoint:
+        """A finalist as it was once healed."""
+        rows = [row for row in self.figures if (row.of, row.on) == (of, on)]
+        plain = {row.name.removeprefix(HEALED): row for row in rows if row.name.startswith(HEALED)}
+        made = (row.model_copy(update={"name": name}) for name, row in plain.items())
+        return EditPoint(self.find_edit(of).selection, tuple(made), self.measure)
 
 
 def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchResult:
@@ -147,6 +157,7 @@ def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchRe
         deep_meets_goal=deep is not None and opened.keeps(deep[0]),
         deep_offered=deep is not None and opened.find_units(deep[0].selection) is not None,
         front=[names[point.selection] for point in front],
+        finalists=[names.get(selection, DEEP) for selection in outcome.healed],
         state=_judge_held_back(opened, outcome, figures, selected) if selected else None,
         passed_over=_count_better(opened, outcome) if selected else {},
     )
@@ -181,6 +192,11 @@ def _list_figures(outcome: SearchOutcome, names: Mapping[Selection, str]) -> lis
     rows: dict[Any, Measured] = {}
     for of, point in points:
         for row in _list_rows(outcome, of, point):
+            rows.setdefault(row.key, row)
+    for selection, both in outcome.healed.items():
+        for row in (row for point in both for row in point.figures):
+            told = {"of": names.get(selection, DEEP), "name": f"{HEALED}{row.name}"}
+            row = row.model_copy(update=told)
             rows.setdefault(row.key, row)
     return list(rows.values())
 
@@ -268,7 +284,7 @@ def _record_fits(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, Any]
 
 def _describe_aim(opened: OpenedSearch) -> dict[str, Any]:
     asked = opened.request.choice.model_dump(
-        mode="json", include={"grain", "layout", "seed", "max_evaluations"}
+        mode="json", include={"grain", "layout", "seed", "max_evaluations", "judge_steps"}
     )
     chosen = {
         "limit": opened.request.goal.limit,

@@ -62,6 +62,13 @@ class Choice(Group):
         "to support a limit.",
         Option("measure"),
     ] = 0.5
+    judge_steps: Annotated[
+        int,
+        Field(ge=0),
+        "Heal the best edits for this many steps, and choose the one that then costs least. 0: "
+        "choose without healing.",
+        Option("measure"),
+    ] = 20
     seed: Seed = 0
 
     def list_variants(self, *, fits: bool) -> tuple[str, ...]:

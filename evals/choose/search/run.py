@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from evals.choose.estimates import Indices, estimate_units
 from evals.choose.grid import EditPoint, measure_points
 from evals.choose.search.algorithm import Found, find
 from evals.choose.search.enforcing import enforce_limits
+from evals.choose.search.goal import Order
 from evals.choose.search.opened import OpenedSearch
 from evals.choose.search.trials import HALVES, Trials, Twice
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.result import find_weakness
 from evals.measure.edits.engine import BASE, Engine
-from surgery.errors import MeasurementError, UnsupportedError
+from evals.run.console import say
+from surgery.errors import MeasurementError, SamplesError, UnsupportedError
 from surgery.selection import Selection, parse_selection
 from surgery.variants import variant_of
 
+FINALISTS = 3
+"""Edits that are healed before one of them is chosen, beside the deep blocks."""
 _AT_ONCE = 16
 """Edits to measure together, and then to record."""
 Advance = Callable[[int], None]
@@ -28,6 +33,7 @@ class SearchOutcome:
     """The result of a search.
 
     - `deep_blocks`: the edit to compare with. `selected`: None if nothing meets the goal.
+    - `healed`: the best edits as they are once healed, of which the selected one is the first.
     - `points`: of every measured edit. Those that were tried have the fits of an export, each block
       after the edits below it; without `exhaustive`, the others have those of the unedited model.
     - `doubts`: attack → why it shows too little on the base for a limit on it to be kept.
@@ -37,6 +43,7 @@ class SearchOutcome:
     base: Twice
     deep_blocks: Twice | None
     selected: Twice | None
+    healed: Mapping[Selection, Twice]
     points: Mapping[Selection, EditPoint]
     doubts: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,9 +99,53 @@ def run_search(
         best = enforce_limits(found, keeps, opened.attack_limits, most, drops)
     else:
         best = next((chosen for chosen in found.met if keeps(chosen)), None)
-    selected = None if best is None else trials.measure_twice(found.measured[best].selection)
+    selected, healed = None, dict[Selection, Twice]()
+    if best is not None:
+        finalists = _list_finalists(opened, found, best, keeps)
+        healed = _heal(trials, finalists, [] if deep is None else [deep[0].selection])
+        chosen = next((one for one in healed if one in finalists), finalists[0])
+        selected = trials.measure_twice(chosen)
     points = {point.selection: point for point in found.measured.values()} | tried
-    return SearchOutcome(found, base, deep, selected, points, _find_doubts(trials.outcomes))
+    return SearchOutcome(found, base, deep, selected, healed, points, _find_doubts(trials.outcomes))
+
+
+def _list_finalists(
+    opened: OpenedSearch, found: Found, best: Indices, keeps: Callable[[Indices], bool]
+) -> list[Selection]:
+    """The best edits that keep every limit, `best` first: a few, and the deep blocks if they do.
+
+    No attack runs for that. An edit that may miss the goal on other passages is none of them, if
+    the best is sure to keep it.
+    """
+    doubtful, late = found.is_doubtful(best), set(opened.late)
+    ready = [one for one in found.met if one != best and late <= found.measured[one].late]
+    alike = [one for one in ready if found.is_doubtful(one) == doubtful]
+    more = islice(filter(keeps, alike), FINALISTS - 1)
+    deep = (one for one in alike if one in found.deep and keeps(one))
+    every = dict.fromkeys([best, *more, *deep])
+    return [found.measured[one].selection for one in every]
+
+
+def _heal(
+    trials: Trials, finalists: Sequence[Selection], others: Sequence[Selection]
+) -> dict[Selection, Twice]:
+    """Heals finalists, and others to compare with. The best comes first: one that still meets the
+    goal, and costs least. Empty where nothing can be healed, or is to be."""
+    opened = trials.opened
+    if not (opened.request.choice.judge_steps or opened.healing):
+        return {}
+    goal, every = opened.request.goal, dict.fromkeys([*finalists, *others])
+    try:
+        healed = {one: trials.heal(one) for one in every}
+    except (SamplesError, UnsupportedError) as error:
+        say(f"the best edits are compared without healing them: {error}")
+        return {}
+
+    def rank(selection: Selection) -> tuple[bool, bool, Order]:
+        point = healed[selection][0]
+        return selection not in finalists, not goal.met(point), goal.order(point)
+
+    return {one: healed[one] for one in sorted(healed, key=rank)}
 
 
 def _find_doubts(outcomes: Mapping[tuple[Selection, str, int], AttackOutcome]) -> dict[str, str]:
@@ -199,8 +250,8 @@ def count_edits(advance: Advance, rows: int) -> Advance:
 def _deep_blocks(
     opened: OpenedSearch, trials: Trials
 ) -> tuple[Twice | None, dict[Indices, EditPoint]]:
-    """Measures `identity` on the fewest deepest blocks that keep all limits, else on a quarter (as
-    Menta, Agrawal and Agarwal 2025, section 4).
+    """Measures `identity` on the fewest deepest blocks that keep all limits, and on a quarter (as
+    Menta, Agrawal and Agarwal 2025, section 4), which takes their place if none do.
 
     None if the layout cannot hold it. Also returns what was measured for it, where that is an edit
     that the search may choose.
@@ -209,9 +260,12 @@ def _deep_blocks(
     goal = opened.request.goal
     blocks, heads = opened.loaded.dimensions.num_blocks, opened.loaded.dimensions.num_heads
     edits = [parse_selection(f"last:{n + 1}", "identity", blocks, heads) for n in range(blocks)]
-    best, least = edits[-(-blocks // 4) - 1], None
+    best, least, shallow = edits[-(-blocks // 4) - 1], None, False
+    quarter = best
     try:
         for edit in edits:
+            if shallow and edit != quarter:
+                continue  # deeper ones cost more
             point = trials.measure(edit)
             point = trials.attack(point) if goal.met(point) else point
             met = opened.keeps(point)
@@ -219,8 +273,7 @@ def _deep_blocks(
                 compared[units] = point
             if met and (least is None or goal.order(point) < least):
                 best, least = edit, goal.order(point)
-            if goal.met(point) and not point.excess(opened.attack_limits):
-                break  # deeper ones cost more
+            shallow = shallow or (goal.met(point) and not point.excess(opened.attack_limits))
         return trials.measure_twice(best), compared
     except UnsupportedError:
         return None, compared

@@ -1,17 +1,17 @@
 """Measures edits as exports would have them, and attacks them where one pass does not decide.
 
-With text to heal on, all limits are for the healed edit, so every attack is of that one.
+With text to heal on, all limits are for the healed edit, so every attack is of that one. The best
+edits are healed in any case, before one of them is chosen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from evals.choose.grid import EditPoint, measure_points
-from evals.choose.search.opened import OpenedSearch, TaskScores
+from evals.choose.search.opened import Healing, OpenedSearch, TaskScores
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.names import find_attack
 from evals.measure.attacks.trying import KINDS, can_be_kept
@@ -19,18 +19,19 @@ from evals.measure.differences import compare_scores, halve_scores
 from evals.measure.edits.engine import BASE, Engine
 from evals.measure.healing import heal_model
 from evals.measure.naming import HEALED
-from evals.run.groups import HEAL_STEPS
 from evals.run.lm_eval.scores import choose_metric
 from evals.table.measured import measure_share, measure_value
 from surgery.errors import MeasurementError
+from surgery.plan import check_trainable
 from surgery.proof.expected import find_constants, replan
 from surgery.record.measured import Measured, On
 from surgery.selection import Selection, blocks_of
 from surgery.store import Store
-from surgery.training.training import Schedule
 from surgery.variants import variant_of
 
 HALVES: tuple[On, On] = ("chosen on", "held back")
+HINTS = "hints:8"
+"""A measure of what a healed edit still knows: healing brings memory back, and hints show it."""
 Twice = tuple[EditPoint, EditPoint]
 """An edit on the half to choose on, and on the half that is held back."""
 
@@ -46,8 +47,8 @@ class Trials:
     opened: OpenedSearch
     engines: tuple[Engine, Engine]
     outcomes: dict[tuple[Selection, str, int], AttackOutcome] = field(default_factory=dict)
-    edited: dict[Selection, Any] = field(default_factory=dict)
-    losses: dict[tuple[Selection, int], float] = field(default_factory=dict)
+    edited: dict[tuple[Selection, Healing | None], Any] = field(default_factory=dict)
+    healed: dict[Selection, Twice] = field(default_factory=dict)
     scores: dict[tuple[Selection, str], TaskScores] = field(default_factory=dict)
 
     def measure(self, selection: Selection, half: int = 0) -> EditPoint:
@@ -91,11 +92,51 @@ class Trials:
                 point = replace(point, tried=(*point.tried, row))
         complete = len(point.attacked) == len(self.opened.slow)
         if self.opened.healing and complete and point.selection and point.healed_rise is None:
-            after, before = (self._measure_loss(one, half) for one in (point.selection, BASE))
+            after, before = self.heal(point.selection)[half], self.measure(BASE, half)
+            rise = after.plain["heldout"] - before.plain["heldout"]
             n, on = len(self.opened.halves[half].windows), HALVES[half]
-            row = measure_value(f"{HEALED}heldout_rise", after - before, on=on, n=n, unit="nats")
+            row = measure_value(f"{HEALED}heldout_rise", rise, on=on, n=n, unit="nats")
             point = replace(point, tried=(*point.tried, row))
         return point
+
+    @cached_property
+    def _judges(self) -> tuple[Healing, tuple[Engine, Engine]]:
+        """How edits are healed before one is chosen, and what measures them then. Raises
+        `SamplesError` for too little text."""
+        opened = self.opened
+        if opened.asked_healing is not None:
+            return opened.asked_healing, self.engines
+        healing, windows = opened.short_healing
+        (half, _), (first, second) = opened.halves, self.engines
+        if len(windows) < len(half.windows):
+            first = opened.make_engine(replace(half, windows=windows))
+        return healing, (first, second)
+
+    def heal(self, selection: Selection) -> Twice:
+        """What one pass shows of a healed edit.
+
+        Raises `SamplesError` for too little text, and `UnsupportedError` for a model that cannot
+        be trained.
+        """
+        if selection not in self.healed:
+            healing, engines = self._judges
+            names = dict.fromkeys([*self.opened.names, HINTS])
+
+            def read() -> list[list[dict[str, Any]]]:
+                check_trainable(self.opened.loaded.found.inventory)
+                model, found = self._edit(selection, healing), []
+                for engine, on in zip(engines, HALVES, strict=True):
+                    (point,) = measure_points(engine.compare(model), [BASE], on, names)
+                    found.append([row.model_dump(mode="json") for row in point.figures])
+                return found
+
+            key = "healed", *names, [half.windows for half in self.opened.halves]
+            first, second = (
+                EditPoint(selection, tuple(map(Measured.model_validate, rows)), next(iter(names)))
+                for rows in self._keep(selection, healing).get(key, read)
+            )
+            self.healed[selection] = first, second
+        return self.healed[selection]
 
     @property
     def prefix(self) -> str:
@@ -138,23 +179,18 @@ class Trials:
             self.scores[key] = self.opened.score(store, task, lambda: self._edit(selection))
         return self.scores[key]
 
-    def _keep(self, selection: Selection) -> Store:
+    def _keep(self, selection: Selection, healing: Healing | None = None) -> Store:
         """The store for work on an edit. Work on the base does not depend on how edits are made."""
-        opened = self.opened
+        opened, healing = self.opened, healing or self.opened.asked_healing
         if not selection:
             return opened.store.narrow(opened.request.run.batch_size)
-        healing = opened.healing and [opened.healing, opened.guarded_passages, self._schedule]
         how = opened.fitter, opened.request.choice.layout, healing, opened.request.run.batch_size
         return opened.store.narrow(selection, *how)
 
-    @property
-    def _schedule(self) -> Schedule:
-        request = self.opened.request
-        return Schedule(request.healing.steps or HEAL_STEPS, rank=request.healing.adapters)
-
-    def _edit(self, selection: Selection) -> Any:
-        """The edited model, healed if the task says so. Keeps only the last one."""
-        if selection not in self.edited:
+    def _edit(self, selection: Selection, healing: Healing | None = None) -> Any:
+        """The edited model, healed as asked for. Keeps only the last one. `healing`: another."""
+        healing = healing or self.opened.asked_healing
+        if (key := (selection, healing)) not in self.edited:
             self.edited.clear()  # first: memory need not hold two
             opened, editable = self.opened, self.opened.loaded.editable
             model, constants = opened.loaded.model, None
@@ -166,30 +202,11 @@ class Trials:
                 found = opened.loaded.found
                 earlier = replan(found.checkpoint, found.manifest) if found.manifest else ()
                 constants = find_constants([plan, *earlier], model.state_dict())
-            if opened.healing is not None and selection:
+            if healing is not None and selection:
                 stored = opened.loaded.found.inventory.dtype
-                lessons = (
-                    opened.loaded.model,
-                    model,
-                    opened.healing,
-                    opened.guarded_passages,
-                    self._schedule,
+                lessons = healing.text, healing.passages, healing.schedule
+                model = heal_model(
+                    opened.loaded.model, model, *lessons, stored, constants=constants
                 )
-                model = heal_model(*lessons, stored, constants=constants)
-            self.edited[selection] = model
-        return self.edited[selection]
-
-    def _measure_loss(self, selection: Selection, half: int) -> float:
-        """The held-out loss of the healed edit, or of the base, in nats per token."""
-        if (selection, half) not in self.losses:
-
-            def read() -> list[float]:
-                healed = replace(self.opened.targets[half], model=self._edit(selection))
-                every = [healed.read(one.windows, 1) for one in self.opened.halves]
-                found = (one.predictions.log_likelihood for one in every)
-                return [-float(one.mean(dtype=np.float64)) for one in found]
-
-            windows = [one.windows for one in self.opened.halves]
-            losses = self._keep(selection).get(("loss", windows), read)
-            self.losses.update(((selection, place), one) for place, one in enumerate(losses))
-        return self.losses[selection, half]
+            self.edited[key] = model
+        return self.edited[key]
