@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import torch
 from torch.nn import functional
 
 from evals.data import Samples, Tokens
-from evals.data.windows import repeat_windows
+from evals.data.windows import repeat_random, repeat_windows
 from evals.measure.attacks.attack import Target
-from evals.measure.edits.costs import find_copied, measure_costs
+from evals.measure.edits.costs import Skills, find_copied, measure_costs
 from evals.measure.memorization.recovery import Evidence, make_recovery
 
 ROWS = 16
@@ -112,16 +113,30 @@ def read_seconds() -> float:
 @torch.no_grad()
 def measure_text(base: Any, model: Any, heldout: Tokens) -> dict[str, float]:
     """The measures of `evals.measure.edits.costs`, in nats."""
-    found = [
-        torch.cat(
-            [
-                token_kl(base, model, torch.from_numpy(rows[at : at + ROWS].astype(np.int64)))
-                for at in range(0, len(rows), ROWS)
-            ]
-        ).numpy()
+    kl, repeated = (
+        _measure_rows(partial(token_kl, base, model), rows)
         for rows in (heldout, repeat_windows(heldout))
-    ]
-    return measure_costs(found[0], find_copied(heldout), found[1])
+    )
+    of_base, skills = (
+        Skills.of(
+            _measure_rows(partial(find_right, one), heldout),
+            _measure_rows(partial(token_nll, one), repeat_random(heldout)),
+        )
+        for one in (base, model)
+    )
+    return measure_costs(kl, find_copied(heldout), repeated, skills, of_base)
+
+
+def find_right(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Whether each token but the first is predicted right: [B, T] → bool [B, T − 1]."""
+    predicted: torch.Tensor = model(input_ids=tokens[:, :-1], use_cache=False).logits.argmax(-1)
+    return predicted == tokens[:, 1:]
+
+
+def _measure_rows(measure: Callable[[torch.Tensor], torch.Tensor], rows: Tokens) -> Any:
+    """What `measure` makes of [B, T], of all rows, in batches."""
+    parts = (rows[at : at + ROWS].astype(np.int64) for at in range(0, len(rows), ROWS))
+    return torch.cat([measure(torch.from_numpy(part)) for part in parts]).numpy()
 
 
 def write_samples(samples: Samples, path: Path) -> None:
