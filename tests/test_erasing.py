@@ -274,9 +274,9 @@ def test_the_intact_model_teaches_text_and_its_cut_teaches_passages(
     class StopError(Exception):
         pass
 
-    def note(student, intact, teacher, text, passages, schedule, **more):
+    def note(student, intact, loss, text, passages, schedule, **more):
         with torch.no_grad():
-            taught.append([one(ids).logits for one in (student, intact, teacher)])
+            taught.append([one(ids).logits for one in (student, intact, loss.teacher)])
         taught[-1].append(schedule.hardened)
         raise StopError
 

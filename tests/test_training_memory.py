@@ -82,7 +82,9 @@ def test_a_training_takes_what_its_first_steps_do(asked: Fit, hardened: bool) ->
     def train(steps: int, model: Any) -> None:
         here = lessons
         if steps == planning.STEPS:
-            here = [replace(one, teacher=model).take(asked.rows) for one in lessons]
+            losses = [one.loss.with_teacher(model) for one in lessons]
+            pairs = zip(lessons, losses, strict=True)
+            here = [replace(one, loss=loss).take(asked.rows) for one, loss in pairs]
         taught = _distill(model, here, replace(schedule, steps=steps), asked, owns_base=True)
         taught.student.settle()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from surgery.record.manifest import Teacher
 from surgery.training.losses import PLAIN, Rows, measure_losses
 
 
@@ -22,6 +23,10 @@ class Penalty(ABC):
 
     def with_teacher(self, _: Any) -> Penalty:
         return self
+
+    @property
+    @abstractmethod
+    def record(self) -> Teacher: ...
 
     @contextmanager
     def open(self, _: Any) -> Iterator[Penalty]:
