@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import click
 import pytest
+from example_report import example
 from pydantic import ValidationError
 from test_docs import ATTN_SURGERY, PYTHON, parse, parse_python
 
@@ -26,11 +27,13 @@ from benchmarks.results import (
     Results,
     find_commit,
     list_results,
+    make_column_rows,
     read_results,
     run_git,
     write_results,
 )
 from benchmarks.tables import fill_page, find_later_changes, list_pages, make_table, write_cell
+from surgery.record.measured import EDITED
 
 KNOWN = list_results()
 COLUMNS = [("way", "way"), ("kl", "KL", "nats"), ("any", "`any`", "count")]
@@ -119,6 +122,24 @@ def test_a_table_stands_between_its_markers(written: Path, tmp_path: Path) -> No
     command = "<!-- command: ways -->\n<!-- end -->\n"
     assert "\n    attn-surgery demo\n" in fill_page(command, Path("docs/ways.md"), known)
     assert list(make_table(known["ways"], []))[3] == "|simnpo|0.046 [0.040, 0.050]||"
+
+
+def test_a_report_becomes_a_table(tmp_path: Path) -> None:
+    """A row for each figure and group of passages, a cell for each model, and the change."""
+    report = example()
+    columns, rows = make_column_rows(report)
+    write_results("report", "attn-surgery demo", columns, rows, measures=["evals"], folder=tmp_path)
+    read = read_results("report", tmp_path)
+    assert len(read.rows) == len({(figure.name, figure.on) for figure in report.figures})
+    figure = report.find("recited", EDITED)
+    assert figure is not None
+    assert figure.change is not None
+    label = report.names["recited"].label
+    row = next(row for row in read.rows if (row["name"], row["on"]) == (label, figure.on))
+    assert row[EDITED] == Cell(value=figure.value, n=figure.n, ci95=figure.ci95, unit="share")
+    change = row["change"]
+    assert isinstance(change, Cell)
+    assert (change.value, change.unit) == (figure.change.difference, "points")
 
 
 @pytest.mark.parametrize(
