@@ -100,7 +100,8 @@ def write_cell(cell: Cell | float | str | None, column: Column) -> str:
     if unit == "count":
         return f"{cell.value:.0f}" + (f" of {cell.n}" if cell.n is not None else "")
     scale = 100 if unit in ("share", "points") else 1
-    digits = _DIGITS.get(unit) if column.digits is None else column.digits
+    own = column.digits if unit == column.unit else None
+    digits = _DIGITS.get(unit) if own is None else own
     sign = "+" if unit in ("points", "rise") else ""
     form = f"{sign},.{digits}f" if digits is not None else f"{sign}g"
 

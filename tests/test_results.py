@@ -180,6 +180,12 @@ def test_a_cell_shows_its_unit(cell: Cell | float, unit: str, shown: str) -> Non
     assert write_cell(cell, Column(key="a", heading="", unit=unit)) == shown  # type: ignore[arg-type]
 
 
+def test_digits_of_a_column_are_those_of_its_unit() -> None:
+    column = Column(key="a", heading="", unit="nats", digits=2)
+    assert write_cell(0.0471, column) == "0.05"
+    assert write_cell(Cell(value=0.367, unit="share"), column) == "36.7 %"
+
+
 def test_a_row_has_only_known_columns(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="a row has other, which no column has"):
         write_results(
