@@ -58,7 +58,7 @@ Row = dict[Word, Cell | int | float | Text | None]
 
 
 class Column(Record):
-    """`digits`: how many stand after the point; None: as the unit has it."""
+    """`digits`: how many stand after the point in cells of this unit; None: as the unit has it."""
 
     key: Word
     heading: Text

@@ -100,7 +100,8 @@ def write_cell(cell: Cell | float | str | None, column: Column) -> str:
     if unit == "count":
         return f"{cell.value:.0f}" + (f" of {cell.n}" if cell.n is not None else "")
     scale = 100 if unit in ("share", "points") else 1
-    digits = _DIGITS.get(unit) if column.digits is None else column.digits
+    own = column.digits if unit == column.unit else None
+    digits = _DIGITS.get(unit) if own is None else own
     sign = "+" if unit in ("points", "rise") else ""
     form = f"{sign},.{digits}f" if digits is not None else f"{sign}g"
 
@@ -112,13 +113,14 @@ def write_cell(cell: Cell | float | str | None, column: Column) -> str:
 
 
 def find_later_changes(results: Results) -> str | None:
-    """The last commit since the measuring that changed what was measured, in words; None if none
-    did."""
+    """The commits since the measuring that changed what it is about, in words; None if none did."""
+    since = f"{results.commit.rstrip('+')}..HEAD"
     try:
-        since = f"{results.commit.rstrip('+')}..HEAD"
-        return run_git("log", "-1", "--format=%h, %s", since, "--", *results.measures) or None
+        later = run_git("log", "--no-merges", "--format=%h, %s", since, "--", *results.measures)
     except CalledProcessError:
         return f"a commit of this checkout: {results.commit} is not in its history"
+    last, *others = later.split("\n")
+    return last + (f" (and {len(others)} changes before that)" if others else "") or None
 
 
 @click.command()

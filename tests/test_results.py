@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import click
 import pytest
+from example_report import example
 from pydantic import ValidationError
 from test_docs import ATTN_SURGERY, PYTHON, parse, parse_python
 
@@ -26,11 +27,13 @@ from benchmarks.results import (
     Results,
     find_commit,
     list_results,
+    make_column_rows,
     read_results,
     run_git,
     write_results,
 )
 from benchmarks.tables import fill_page, find_later_changes, list_pages, make_table, write_cell
+from surgery.record.measured import EDITED
 
 KNOWN = list_results()
 COLUMNS = [("way", "way"), ("kl", "KL", "nats"), ("any", "`any`", "count")]
@@ -121,6 +124,24 @@ def test_a_table_stands_between_its_markers(written: Path, tmp_path: Path) -> No
     assert list(make_table(known["ways"], []))[3] == "|simnpo|0.046 [0.040, 0.050]||"
 
 
+def test_a_report_becomes_a_table(tmp_path: Path) -> None:
+    """A row for each figure and group of passages, a cell for each model, and the change."""
+    report = example()
+    columns, rows = make_column_rows(report)
+    write_results("report", "attn-surgery demo", columns, rows, measures=["evals"], folder=tmp_path)
+    read = read_results("report", tmp_path)
+    assert len(read.rows) == len({(figure.name, figure.on) for figure in report.figures})
+    figure = report.find("recited", EDITED)
+    assert figure is not None
+    assert figure.change is not None
+    label = report.names["recited"].label
+    row = next(row for row in read.rows if (row["name"], row["on"]) == (label, figure.on))
+    assert row[EDITED] == Cell(value=figure.value, n=figure.n, ci95=figure.ci95, unit="share")
+    change = row["change"]
+    assert isinstance(change, Cell)
+    assert (change.value, change.unit) == (figure.change.difference, "points")
+
+
 @pytest.mark.parametrize(
     ("marker", "says"),
     [
@@ -159,6 +180,12 @@ def test_a_cell_shows_its_unit(cell: Cell | float, unit: str, shown: str) -> Non
     assert write_cell(cell, Column(key="a", heading="", unit=unit)) == shown  # type: ignore[arg-type]
 
 
+def test_digits_of_a_column_are_those_of_its_unit() -> None:
+    column = Column(key="a", heading="", unit="nats", digits=2)
+    assert write_cell(0.0471, column) == "0.05"
+    assert write_cell(Cell(value=0.367, unit="share"), column) == "36.7 %"
+
+
 def test_a_row_has_only_known_columns(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="a row has other, which no column has"):
         write_results(
@@ -172,8 +199,11 @@ def test_results_older_than_what_they_measure_are_found(written: Path, tmp_path:
     assert find_later_changes(read) is None
     first = run_git("rev-list", "--max-parents=0", "HEAD").splitlines()[-1][:8]
     later = find_later_changes(read.model_copy(update={"commit": first}))
-    if run_git("rev-list", "--count", "HEAD", "--", "surgery") != "1":
-        assert later == run_git("log", "-1", "--format=%h, %s", "--", "surgery")
+    log = ["log", "--no-merges", "--format=%h, %s", f"{first}..HEAD", "--", "surgery"]
+    if changes := run_git(*log).splitlines():  # a clone of the last commit alone has none
+        assert later is not None
+        assert later.startswith(changes[0])
+        assert len(changes) == 1 or later.endswith(f"(and {len(changes) - 1} changes before that)")
     unknown = find_later_changes(read.model_copy(update={"commit": "0" * 8}))
     assert unknown is not None
     assert "is not in its history" in unknown
