@@ -30,7 +30,7 @@ from evals.data import Samples, load_samples
 from evals.jobs import forecasting
 from evals.jobs.materials import open_materials
 from evals.jobs.mitigating import MitigationRequest, OpenedMitigation, check_texts
-from evals.jobs.recipes import RECIPES, Recipe, choose_best, name_recipe
+from evals.jobs.recipes import Recipe, choose_best, fit_recipes, list_recipes, place_results
 from evals.lab import samples_path
 from evals.run.groups import Run
 from evals.run.lm_eval.running import Benchmarks
@@ -44,6 +44,7 @@ from surgery.record.measured import Change, Limit, Measured, On, State
 from surgery.record.plan_file import read_plan_file
 from surgery.record.report import EditRecord, Named, Report
 from surgery.selection import format_selection
+from surgery.training.ways.names import WAYS
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -438,7 +439,7 @@ def test_what_holds_best_is_kept_healed_or_not(
     report = Report.model_validate(outcome.json["report"])
     cut, healed = report.edits
     assert (cut.name, healed.name) == ("out-cut", "out-cut-heal")
-    chosen, reason = choose_best(report, [("cut",), ("cut", "heal")])
+    chosen, reason = choose_best(report, PAIR)
     assert reason in outcome.stderr
     assert outcome.json["result"] == ("cut", "cut-heal")[chosen]
     names = ("out-cut", "out-cut-heal")
@@ -477,7 +478,7 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
 
     def choose(*results: tuple[float | None, State]) -> tuple[int, str]:
         costs, states = zip(*results, strict=True)
-        return choose_best(make(costs, states), list(RECIPES)[: len(results)])
+        return choose_best(make(costs, states), [*PAIR, Recipe(("erase",), "cut")][: len(results)])
 
     assert choose((0.2, "kept"), (0.1, "kept"), (0.3, "kept"))[0] == 1
     assert choose((0.1, "kept"), (0.1, "kept"))[0] == 0, "the first of equals"
@@ -485,8 +486,8 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     assert place == 0
     assert why == (
         "kept the cut. the cut: 5.0% worse in loss on held-out text; the cut, healed: 2.5% worse "
-        "in loss on held-out text, misses max greedy; erased: nothing was lost, does not decide "
-        "max greedy"
+        "in loss on held-out text, misses max greedy; erased, by cut: nothing was lost, does not "
+        "decide max greedy"
     )
     assert choose((0.2, "missed"), (0.3, "undecided"), (0.1, "missed"))[0] == 1
     assert choose((0.2, "missed"), (0.1, "missed"))[0] == 1
@@ -516,7 +517,56 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     assert "the cut: 2.5% worse in loss on held-out text, misses the limits of the search" in why
 
 
-PAIR: list[Recipe] = [("cut",), ("cut", "heal")]
+PAIR = list_recipes([], heal=True)
+ALL = list_recipes(["context:8"], heal=True)
+TINY = [*PAIR, *(one._replace(by="cut") for one in ALL if one.by)]
+"""Those of a tiny model, whose passages of 11 tokens are recited from the last eight, too."""
+
+
+def test_recipes_come_in_the_order_in_which_to_try_them() -> None:
+    """The public base first. What a recipe begins with stands before it."""
+    names = [recipe.name for recipe in list_recipes(["org/base", "context:8"], heal=True)]
+    assert names == [
+        *("cut", "erase-base", "erase-base-heal", "erase-base-cut", "erase-base-cut-heal"),
+        *("cut-heal", "erase-context-8", "erase-context-8-heal", "erase-context-8-cut"),
+        "erase-context-8-cut-heal",
+    ]
+    assert [one.what for one in ALL[1:3]] == [
+        "erased, by context:8",
+        "erased and healed, by context:8",
+    ]
+    assert list_recipes([], heal=False) == [Recipe(("cut",))]
+    for recipe in ALL:
+        assert recipe.before is None or ALL.index(recipe.before) < ALL.index(recipe)
+
+
+def test_a_budget_takes_what_fits_and_what_is_made() -> None:
+    def fit(seconds: float, *made: Recipe) -> list[str]:
+        return [one.name for one in fit_recipes(ALL, lambda one: 10.0, seconds, made)]
+
+    assert fit(1) == ["cut"], "the first is always tried"
+    assert fit(35) == ["cut", "erase-context-8", "erase-context-8-heal"]
+    assert fit(35, *ALL[:2]) == [one.name for one in ALL[:5]]
+    costs = {"erase-context-8": 99.0}
+    chosen = fit_recipes(ALL, lambda one: costs.get(one.name, 1.0), 9, ())
+    assert chosen == PAIR, "nothing begins with what is not made"
+
+
+def test_a_budget_needs_text_and_tries_every_way(tmp_path: Path) -> None:
+    given = ("mitigate", "m", "--samples", "s", "--heldout", "h", "--output", tmp_path / "out")
+    outcome = attn_surgery(*given, "--budget", 5)
+    assert (outcome.code, list(tmp_path.iterdir())) == (2, [])
+    assert "--budget needs --text" in outcome.stderr
+    request = MitigationRequest.of(
+        model="lab:pythia", budget=5, max={"graft": 0.1}, sibling="me/base"
+    )
+    ways = dict.fromkeys(recipe.by for recipe in request.recipes if recipe.by)
+    assert [*ways] == ["me/base", *WAYS]
+    assert request.heal_text == ("lab:pythia",)
+    assert not request.search_request.heal, "a budget heals what was chosen, not what is searched"
+    plain = request.change(budget=None)
+    assert plain.recipes == [Recipe(("cut",))]
+    assert {one.by for one in plain.change(erase=True).recipes} == {None, "me/base"}
 
 
 def test_results_are_shown_side_by_side(done: tuple[Outcome, Path]) -> None:
@@ -555,6 +605,12 @@ def test_results_are_shown_side_by_side(done: tuple[Outcome, Path]) -> None:
         "strongest attack": ["greedy 40.0%", "near 20.0%"],
         "benchmarks": ["1 of 2 lose", "0 of 2 lose"],
     }
+    better, worse = place_results(told, PAIR)[::-1]
+    assert (better.attack, better.attack_by, better.beaten_by) == (0.2, "near", ())
+    assert (worse.attack, worse.attack_by, worse.beaten_by) == (0.4, "greedy", ("cut-heal",))
+    assert better.cost is not None
+    assert worse.cost == pytest.approx(2 * better.cost, rel=0.1)
+    assert better.cost_of == "loss on held-out text"
 
 
 def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
@@ -569,22 +625,25 @@ def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
     )  # fmt: skip
     plan = read_plan_file(work / "out-search" / "plan.json")
     materials = open_materials(request.evaluation_request, [(request.model, None)])
-    opened = OpenedMitigation(request, tmp_path / "out", materials)
-    assert opened._make_results(plan) == list(RECIPES)
-    for recipe in RECIPES:
-        manifest = read(tmp_path / f"out-{name_recipe(recipe)}")
-        assert tuple(step.kind for step in manifest.history) == recipe
+    opened = OpenedMitigation(request, tmp_path / "out", materials, request.recipes)
+    assert request.recipes == ALL
+    made = opened._make_results(plan)
+    assert made == TINY
+    for recipe in made:
+        manifest = read(tmp_path / f"out-{recipe.name}")
+        assert tuple(step.kind for step in manifest.history) == recipe.steps
         assert all((one.steps, one.hardened) == (2, True) for one in manifest.erasings)
         assert all(one.steps == 3 for one in manifest.healings)
     before = snapshot(tmp_path)
-    assert opened._make_results(plan) == list(RECIPES)
+    assert opened._make_results(plan) == made
     assert snapshot(tmp_path) == before
-    reciting, said = OpenedMitigation(request, tmp_path / "again", materials), list[str]()
+    said, again = list[str](), tmp_path / "again"
+    reciting = OpenedMitigation(request, again, materials, request.recipes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evals.choose.teachers.MOST_RECITED", -1.0)
         patch.setattr("evals.jobs.mitigating.say", said.append)
         assert reciting._make_results(plan) == PAIR
-    assert "nothing erased: the teacher recites the passages" in said[-1]
+    assert said[-1].startswith("nothing erased: the teacher recites the passages")
 
 
 @pytest.mark.slow
@@ -608,9 +667,7 @@ def test_what_is_taught_and_what_is_held_back_are_apart(
         made = attn_surgery(*given)
     assert made.code in (0, 3, 4), made.stderr
     samples = load_samples(str(work / "samples.jsonl"), prefix_length=6, suffix_length=5)
-    check_apart(
-        tmp_path / "out", samples, Report.model_validate(made.json["report"]), list(RECIPES)
-    )
+    check_apart(tmp_path / "out", samples, Report.model_validate(made.json["report"]), TINY)
 
 
 def check_apart(output: Path, samples: Samples, report: Report, recipes: Sequence[Recipe]) -> None:
@@ -621,9 +678,9 @@ def check_apart(output: Path, samples: Samples, report: Report, recipes: Sequenc
         for ids in (search.chosen_on_ids, search.held_back_ids)
     )
     for recipe, edit in zip(recipes, report.edits, strict=True):
-        place = output.with_name(f"out-{name_recipe(recipe)}")
+        place = output.with_name(f"out-{recipe.name}")
         manifest = read(place if place.exists() else output)
-        assert tuple(step.kind for step in manifest.history) == recipe
+        assert tuple(step.kind for step in manifest.history) == recipe.steps
         for training in (*manifest.erasings, *manifest.healings):
             assert isinstance(training.passages, PassagesRecord)
             assert training.passages.sha256 == chosen.sha256
@@ -632,7 +689,7 @@ def check_apart(output: Path, samples: Samples, report: Report, recipes: Sequenc
         assert shown <= {*others.hashes}
         assert not {row.hash for row in edit.passages} & {*chosen.hashes}
     told = [edit.chose["taught"] for edit in report.edits]
-    assert told == [0 if recipe == ("cut",) else len(chosen) for recipe in recipes]
+    assert told == [0 if recipe.steps == ("cut",) else len(chosen) for recipe in recipes]
     found = [take(report, "recited", on).n for on in ("not taught", "taught")]
     assert found == [len(others), len(chosen)]
     assert report.find("recited", report.edits[0].of, "all") is None, "the two kinds are not mixed"
@@ -655,13 +712,13 @@ def test_a_lab_is_not_taught_what_is_held_back(
     report = Report.model_validate(made.json["report"])
     tokenizer = load_tokenizer(find_model("lab:gpt-neo").folder)
     samples = load_samples(str(tmp_path / "samples.jsonl"), tokenizer=tokenizer)
-    recipes: list[Recipe] = [("cut",), ("erase",), ("erase", "cut")]
-    assert [tuple(one["steps"]) for one in made.json["results"]] == recipes
+    recipes = list_recipes(["context:8"], heal=False)
+    assert [one["name"] for one in made.json["results"]] == [one.name for one in recipes]
     check_apart(tmp_path / "out", samples, report, recipes)
 
 
 @pytest.mark.slow
-def test_all_five_results_are_measured_and_only_the_best_is_left(
+def test_all_results_are_measured_and_only_the_best_is_left(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `--leave-out`, none of them saw the passages that are left out, and all are measured."""
@@ -679,11 +736,12 @@ def test_all_five_results_are_measured_and_only_the_best_is_left(
     done = attn_surgery(*given, "--json")
     assert done.code in (0, 3, 4), done.stderr
     report = Report.model_validate(done.json["report"])
-    names = [name_recipe(recipe) for recipe in RECIPES]
+    names = [recipe.name for recipe in TINY]
     assert [one["name"] for one in done.json["results"]] == names
     assert [edit.name for edit in report.edits] == [f"out-{name}" for name in names]
     assert {*tmp_path.iterdir()} == {out, tmp_path / "out-search", tmp_path / "other.txt"}
-    assert "-".join(step.kind for step in read(out).history) == done.json["result"]
+    best = TINY[names.index(done.json["result"])]
+    assert tuple(step.kind for step in read(out).history) == best.steps
     assert verify(out, source=work / "tiny").ok
     sides: tuple[On, ...] = ("not taught", "taught", "not listed")
     assert [take(report, "recited", on).n for on in sides] == [9, 9, 6]
@@ -771,6 +829,21 @@ def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     assert healed["disk"]["needed"] == 2 * plain["disk"]["needed"]
     (attacks,) = (one["what"] for one in healed["inputs"] if one["name"] == "attacks")
     assert {"relearn-benign", "graft"} <= set(attacks.split(", "))
+
+
+def test_a_dry_run_counts_what_fits_into_a_budget(work: Path, tmp_path: Path) -> None:
+    """By the same estimates as the run itself, which says what it tries."""
+    (tmp_path / "other.txt").write_text(TEXT.upper() * 30)
+    given = ("--dry-run", "--json", "--text", tmp_path / "other.txt", "--erase-steps", 2)
+    given = (*given, "--config", "{heal-steps: 2}")
+    some, every = (mitigate(work, tmp_path / "out", *given, "--budget", x) for x in (1e-4, 1e6))
+    assert "0.0001 minutes: tries 1 of 10: cut" in some.stderr
+    assert "1e+06 minutes: tries 10 of 10: cut, erase-context-8, " in every.stderr
+    assert every.json["disk"]["needed"] == 10 * some.json["disk"]["needed"]
+    steps = {step["name"]: step["what"] for step in every.json["steps"]}
+    assert steps["erase"] == "teach 2 of the results, 2 steps each"
+    assert steps["heal"] == "train 5 of the results, 2 steps each"
+    assert {"erase", "heal"}.isdisjoint(step["name"] for step in some.json["steps"])
 
 
 def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ PROMISED = {
     "push": "public create-pr dry-run",
     "audit": "baseline samples attack max output twin sibling skip-short secret json",
     "mitigate": "samples corpus calibration max-extraction tasks output max measure dry-run preset "
-    "no-benchmarks twin sibling never max-form erase heal only-best choose max-drop max skip-short "
-    "secret config",
+    "no-benchmarks twin sibling never max-form erase heal budget only-best choose max-drop max "
+    "skip-short secret config",
     "compare": "prompt samples rows max-new-tokens sample json skip-short secret",
     "init": "samples dry-run secret",
     "convert": "to output",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evals.choose.search.report import SearchResult
     from evals.choose.search.request import SearchRequest
     from evals.choose.sweep.report import SweepResult
+    from evals.jobs.recipes import Place, Recipe
     from surgery.card.measurements import Line
     from surgery.record.measured import Limit, Measured, State, Unit
     from surgery.record.report import Report, SamplesRecord
@@ -150,17 +151,26 @@ RESULTS: dict[str, Any] = {
 """The columns of the results of `mitigate`: what the report says of each."""
 
 
-def print_results(report: Report, results: Mapping[str, str]) -> None:
-    """The results of a mitigation side by side. `results`: the name of each → what it is."""
+def print_results(report: Report, recipes: Sequence[Recipe], places: Sequence[Place]) -> None:
+    """The results of a mitigation side by side, and where they stand among each other."""
     from evals.table.words.view import View
 
     views = [View(report, edit) for edit in report.edits]
     columns = {heading: [make(view) for view in views] for heading, make in RESULTS.items()}
+    columns |= {
+        "largest cost": [_say_cost(place) for place in places],
+        "frontier": [f"behind {p.beaten_by[0]}" if p.beaten_by else "on it" for p in places],
+    }
     kept = {heading: cells for heading, cells in columns.items() if any(cells)}
     rows = [
-        [*pair, *(cells[at] for cells in kept.values())] for at, pair in enumerate(results.items())
+        [recipe.name, recipe.what, *(cells[at] for cells in kept.values())]
+        for at, recipe in enumerate(recipes)
     ]
     print_table(["name", "result", *kept], rows, labels=2)
+
+
+def _say_cost(place: Place) -> str:
+    return "" if place.cost is None else f"{place.cost:+.1%} ({place.cost_of})"
 
 
 def _say_state(state: str | None) -> str:

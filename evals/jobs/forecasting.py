@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,14 +23,16 @@ from evals.data.inputs import find_calibration_text
 from evals.jobs.materials import Materials
 from evals.jobs.memory import forecast_memory, forecast_outline
 from evals.jobs.mitigating import MitigationRequest, OpenedMitigation
+from evals.jobs.recipes import Recipe, fit_recipes
 from evals.measure.attacks.foreseeing import BACK, count_rows, time_attack
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
 from evals.measure.healing import find_healing_text
-from evals.run.console import show_progress
+from evals.run.console import say, show_progress
 from evals.run.groups import ERASE_STEPS, HEAL_STEPS
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.predictions import Sampling
 from evals.table.limits import describe_splits, say_split
+from surgery.checkpoint.source import MANIFEST
 from surgery.errors import SamplesError
 from surgery.fitting.calibration import Calibration
 from surgery.hub.embedded import find_lab
@@ -41,6 +43,88 @@ from surgery.variants import variant_of
 
 FEW = 8
 """Passages of the pass that is timed, and documents of each benchmark."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds: of a pass for each of its rows, of a step of training, of all attacks on a model,
+    of all `documents` of its benchmarks, and of those with a limit."""
+
+    row: float
+    step: float
+    attack: float
+    benchmark: float
+    documents: int
+    limited: float
+    limited_documents: int
+
+    def estimate(self, request: MitigationRequest, recipe: Recipe) -> float:
+        """The seconds of the last step of a recipe, and to measure its result."""
+        hard = 3 if request.harden else 1
+        steps = {
+            "erase": hard * (request.erasing.steps or ERASE_STEPS),
+            "heal": request.healing.steps or HEAL_STEPS,
+        }
+        return steps.get(recipe.steps[-1], 0) * self.step + self.attack + self.benchmark
+
+
+def fit_budget(opened: OpenedMitigation) -> OpenedMitigation:
+    """The same with the recipes that should fit into its budget, if it has one. Says which."""
+    request, materials = opened.request, opened.materials
+    if request.budget is None or materials is None:
+        return opened
+    attacks = list_attacks(request, materials)
+    search, calibration, _ = _open_unfitted(request)
+    with show_progress("time a pass and a step", None):
+        pace = measure_pace(search, request, materials, attacks)
+    begun = _count_steps(search, request, materials, attacks, calibration, pace, ())
+    made = {one for one in opened.recipes if (opened.locate(one) / MANIFEST).is_file()}
+    chosen = fit_recipes(
+        opened.recipes,
+        partial(pace.estimate, request),
+        60 * request.budget - sum(step["seconds"] for step in begun),
+        made,
+    )
+    named = ", ".join(recipe.name for recipe in chosen)
+    say(f"{request.budget:g} minutes: tries {len(chosen)} of {len(opened.recipes)}: {named}")
+    return replace(opened, recipes=chosen)
+
+
+def list_attacks(request: MitigationRequest, materials: Materials) -> tuple[str, ...]:
+    """Those of the evaluation. An audit of a trained model tries more."""
+    attacks = materials.request.attack_names
+    return choose_attacks((*attacks, *TRAINED)) if request.trains else attacks
+
+
+def _open_unfitted(
+    request: MitigationRequest,
+) -> tuple[OpenedSearch, Calibration | None, tuple[str, ...]]:
+    """The search with variants that need no text, the text for the others, and all variants."""
+    fits = bool(request.texts.calibration) or find_lab(request.model) is not None
+    variants = request.choice.list_variants(fits=fits)
+    text = find_calibration_text(request.texts.calibration, request.model, variants)
+    plain = [name for name in variants if not variant_of(name).fitted]
+    asked = request.search_request
+    search = open_search(asked.change(variant=tuple(plain or ["zero"]), calibration=()))
+    loaded = search.loaded
+    return search, text.tokenize(loaded.tokenizer, loaded.dimensions) if text else None, variants
+
+
+def measure_pace(
+    search: OpenedSearch,
+    request: MitigationRequest,
+    materials: Materials,
+    attacks: tuple[str, ...],
+) -> Pace:
+    """Times one pass, one step of training, and a few documents of each benchmark."""
+    row, members = _time_row(search), int(search.samples.trained_on.sum())
+    sizes, draws = (members, len(search.windows)), request.attacks.draws
+    every = [time_attack(find_attack(name), sizes, row, draws) for name in attacks]
+    benchmarks = [materials.benchmarks, search.benchmarks]
+    timed = [_time_tasks(search, some) if some else (0, 0.0) for some in benchmarks]
+    (documents, benchmark), (limited_documents, limited) = timed
+    step = _time_training(search, request) if request.trains else 0.0
+    return Pace(row, step, sum(every), benchmark, documents, limited, limited_documents)
 
 
 def forecast(opened: OpenedMitigation) -> dict[str, Any]:
@@ -54,26 +138,19 @@ def forecast(opened: OpenedMitigation) -> dict[str, Any]:
     if lacks_weights(request.model):
         return forecast_outline(request)
     assert materials is not None
-    attacks = materials.request.attack_names
-    if request.heal or request.erase:  # an audit of a trained model tries more
-        attacks = choose_attacks((*attacks, *TRAINED))
-    fits = bool(request.texts.calibration) or find_lab(request.model) is not None
-    variants = request.choice.list_variants(fits=fits)
-    text = find_calibration_text(request.texts.calibration, request.model, variants)
-    plain = [name for name in variants if not variant_of(name).fitted]
-    asked = request.search_request
-    unfitted = asked.change(variant=tuple(plain or ["zero"]), calibration=())
-    search = open_search(unfitted)
+    attacks = list_attacks(request, materials)
+    search, calibration, variants = _open_unfitted(request)
     loaded = search.loaded
-    calibration = text.tokenize(loaded.tokenizer, loaded.dimensions) if text else None
     with show_progress("time a pass and a step", None):
-        steps = list(_count_steps(search, request, materials, attacks, calibration))
+        pace, recipes = measure_pace(search, request, materials, attacks), opened.recipes
+        given = search, request, materials, attacks, calibration, pace, recipes
+        steps = list(_count_steps(*given))
     free = int(USABLE * share_free_memory(loaded.model.device))
     with show_progress("plan memory", None):
         memory = forecast_memory(
             loaded.model, request, attacks, search.guarded_passages, {"this machine": free}
         )
-    size = len(request.recipes) * loaded.found.inventory.nbytes
+    size = len(opened.recipes) * loaded.found.inventory.nbytes
     folder = next(path for path in opened.output.absolute().parents if path.exists())
     return {
         "inputs": list(_describe_inputs(search, materials, attacks, calibration, variants)),
@@ -118,10 +195,11 @@ def _count_steps(
     materials: Materials,
     attacks: tuple[str, ...],
     calibration: Any,
+    pace: Pace,
+    recipes: Sequence[Recipe],
 ) -> Iterator[dict[str, Any]]:
     """Every step, and its seconds."""
-    row = _time_row(search)
-    models = len(request.recipes)
+    row = pace.row
     length = search.samples.tokens.shape[1]
     if calibration is not None:
         rows = calibration.windows.size / length
@@ -140,38 +218,31 @@ def _count_steps(
         seconds = _time_training(search, request, short.text)
         yield _step("judge", what, most * short.schedule.steps * seconds)
     healed, taught = (
-        len([r for r in request.recipes if r[-1] == kind]) for kind in ("heal", "erase")
+        len([r for r in recipes if r.steps[-1] == kind]) for kind in ("heal", "erase")
     )
-    step = _time_training(search, request) if healed + taught else 0.0
     if search.slow:
         sizes = len(half.samples), len(half.windows)
         limited = sum(count_rows(name, *sizes, of=members) for name in search.slow)
         tries = TRIES + 5  # with the base, deep blocks, and the choice on both halves
-        seconds = tries * limited * row + (TRIES * healing * step if healed else 0)
+        seconds = tries * limited * row + (TRIES * healing * pace.step if request.heal else 0)
         names = ", ".join(search.slow)
         yield _step("limits", f"attack at most {TRIES} edits by {names}", seconds)
     if search.benchmarks is not None:
-        number, seconds = _time_tasks(search, search.benchmarks)
-        what = f"measure at most {TRIES} edits on {number:,} documents"
-        yield _step("benchmark limits", what, (TRIES + 2) * seconds)
+        what = f"measure at most {TRIES} edits on {pace.limited_documents:,} documents"
+        yield _step("benchmark limits", what, (TRIES + 2) * pace.limited)
     if taught:
         hard, erasing = 3 if request.harden else 1, request.erasing.steps or ERASE_STEPS
-        what = f"teach {taught} of the results by a cut, {erasing} steps each"
-        yield _step("erase", what, taught * hard * erasing * step)
+        what = f"teach {taught} of the results, {erasing} steps each"
+        yield _step("erase", what, taught * hard * erasing * pace.step)
     if healed:
         what = f"train {healed} of the results, {healing} steps each"
-        yield _step("heal", what, healed * healing * step)
-    measured = 1 + bool(request.attacks.twin) + models
-    seconds = sum(
-        time_attack(find_attack(name), (members, len(search.windows)), row, request.attacks.draws)
-        for name in attacks
-    )
+        yield _step("heal", what, healed * healing * pace.step)
+    measured = 1 + bool(request.attacks.twin) + len(recipes)
     what = f"{len(attacks)} attacks on {members:,} passages, {measured} models"
-    yield _step("attack", what, measured * seconds)
+    yield _step("attack", what, measured * pace.attack)
     if (benchmarks := materials.benchmarks) is not None:
-        number, seconds = _time_tasks(search, benchmarks)
-        what = f"{number:,} documents of {len(benchmarks.tasks)} tasks, {measured} models"
-        yield _step("benchmark", what, measured * seconds)
+        what = f"{pace.documents:,} documents of {len(benchmarks.tasks)} tasks, {measured} models"
+        yield _step("benchmark", what, measured * pace.benchmark)
 
 
 def _step(name: str, what: str, seconds: float) -> dict[str, Any]:
@@ -220,7 +291,7 @@ def _time_training(
 
     passages = opened.guarded_passages if tokens is None else None
     if tokens is None:
-        text = find_healing_text(request.heal or request.erasing.text or (request.model,))
+        text = find_healing_text(request.heal or request.erase_text)
         tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
     model, schedule = opened.loaded.model, Schedule(1, rank=request.healing.adapters)
     loss = Divergence(model)

@@ -94,11 +94,11 @@ def forecast_outline(request: MitigationRequest) -> dict[str, Any]:
     size = family_of(config := model.config.to_dict()).dimensions(config)
     passages = _open_passages(request, folder)
     passages.check_length(size)
-    for texts in filter(None, (request.heal, request.erasing.text)):
+    for texts in filter(None, (request.heal_text, request.erasing.text)):
         find_healing_text(texts)
     asked = request.attacks
     attacks = choose_attacks(asked.attack, asked.max, sibling=asked.sibling is not None)
-    if request.heal or request.erase:  # an audit of a trained model tries more
+    if request.trains:  # an audit of a trained model tries more
         attacks = choose_attacks((*attacks, *TRAINED))
     with show_progress("plan memory", None):
         memory = forecast_memory(model, request, attacks, passages, list_rooms(model))
@@ -165,9 +165,9 @@ def _list_steps(
         yield Step("search: heal", cut, train(request.healing, HEAL_STEPS, owns_base=False))
     if set(request.limits) & set(TRAINING):
         yield Step("search: attack", weights if request.heal else cut, tune)
-    if request.erase:
+    if request.erases:
         yield Step("erase", cut, train(request.erasing, ERASE_STEPS, hardened=request.harden))
-    if request.heal:
+    if request.heal_text:
         yield Step("heal", cut, train(request.healing, HEAL_STEPS))
     if set(attacks) & set(TRAINING):
         yield Step("attack", 0, tune)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from evals.choose.search.request import HEALING, Choice, HealText, SearchRequest
 from evals.jobs.asking import MeasureRequest
-from evals.jobs.recipes import RECIPES, Kind, Recipe, choose_best, list_recipes, name_recipe
+from evals.jobs.recipes import Recipe, choose_best, list_recipes, place_results
 from evals.measure.attacks.request import Attacks, Extraction
 from evals.measure.healing import find_healing_text, read_healing_text, warn_of_shared
 from evals.run.console import SILENT, say, use_console
@@ -38,12 +38,14 @@ from surgery.hub.finding import find_outline, lacks_weights
 from surgery.output import publish, write_text
 from surgery.privacy import get_last_name
 from surgery.processes import by_one
+from surgery.training.ways.names import WAYS
 from surgery.variants import variant_of
 
 if TYPE_CHECKING:
     from evals.choose.search.report import SearchResult
     from evals.jobs.materials import Materials
     from evals.jobs.measurement import Measurement
+    from evals.jobs.recipes import Place
     from evals.jobs.stepping import OpenedStep
     from surgery.fitting.calibration import Calibration
     from surgery.record.measured import State
@@ -58,14 +60,14 @@ class MitigationRequest(Request):
     held-out text. The same groups go to the search and to the evaluation.
 
     `erase` and `heal` say which recipes are tried beside the cut that a search chooses
-    (`evals.jobs.recipes`). Training takes the passages that the search chose on; the others test
-    the results. The best becomes the output.
+    (`evals.jobs.recipes`), or `budget`: all that should fit into it. Training takes the passages
+    that the search chose on; the others test the results. The best becomes the output.
     """
 
     typed = (
-        "samples heldout calibration secret skip_short never revision twin sibling variant grain "
-        "erase text heal only_best measure choose tasks attack max_extraction max_form max "
-        "max_drop device"
+        "samples heldout calibration secret skip_short never twin sibling variant grain erase text "
+        "heal budget only_best measure choose tasks attack max_extraction max_form max max_drop "
+        "device"
     )
 
     model: str
@@ -80,9 +82,18 @@ class MitigationRequest(Request):
     erase: Annotated[
         bool,
         "Also try results that were taught to forget the passages (as the command erase does, by "
-        "the `sibling` if there is one): as they are, cut, and, with `heal`, cut and healed.",
+        "`sibling` if it is given): as they are, cut, and, with `heal`, healed, and cut and "
+        "healed.",
         Option("edit"),
     ] = False
+    budget: Annotated[
+        float | None,
+        Field(gt=0),
+        "Try as many recipes as should fit into so much time: the cut, healed or not, and MODEL "
+        "erased in every way, as it is, healed, cut, and cut and healed. The text to train on is "
+        "`text`, else that of `heal`.",
+        Option("edit", "MINUTES", "what `erase` and `heal` say"),
+    ] = None
     erasing: Annotated[Training, Use(named={"steps": "erase_steps"})] = Training()
     harden: Hardening = False
     heal: HealText = ()
@@ -99,9 +110,9 @@ class MitigationRequest(Request):
 
     @model_validator(mode="after")
     def _can_be_erased(self) -> MitigationRequest:
-        if self.erase:
-            if not (self.erasing.text or self.heal or find_lab(self.model)):
-                raise ValueError("`erase` needs `text`")
+        if self.erase or self.budget:
+            if not self.erase_text:
+                raise ValueError(f"`{'erase' if self.erase else 'budget'}` needs `text`")
             return self
         refuse_unused(self, "erase", "harden")
         refuse_unused(self.erasing, "erase", "text")
@@ -129,8 +140,9 @@ class MitigationRequest(Request):
         extraction, most = self.extraction, self.extraction.max_extraction
         if most is None and extraction.measure not in self.attacks.max:
             most = 0.01
-        tasks = self.benchmarks if self.benchmarks.max_drop else Tasks()
-        return self.hand_on(SearchRequest, benchmarks=tasks, max_extraction=most)
+        given: dict[str, Any] = {} if self.heal else {"healing": Training()}
+        given["benchmarks"] = self.benchmarks if self.benchmarks.max_drop else Tasks()
+        return self.hand_on(SearchRequest, max_extraction=most, **given)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -138,35 +150,59 @@ class MitigationRequest(Request):
         return self.search_request.limits
 
     @property
+    def ways(self) -> list[str | None]:
+        """The ways to erase that may be tried, the best first: the public base, if it is named.
+        None: as a look chooses."""
+        sibling = None if self.run.device == "all" else self.attacks.sibling
+        base = [] if sibling is None else [sibling]
+        if self.budget:
+            return [*base, *WAYS]
+        return [*base, None] if self.erase else []
+
+    @property
     def recipes(self) -> list[Recipe]:
-        """What is tried."""
-        return list_recipes(erase=self.erase, heal=bool(self.heal))
+        """What is tried. A budget may allow less; without one, the next way takes the place of one
+        whose teacher recites the passages."""
+        ways = self.ways if self.budget else self.ways[:1]
+        return list_recipes(ways, heal=bool(self.heal_text))
+
+    @property
+    def erase_text(self) -> tuple[str, ...]:
+        """The text to erase with."""
+        lab = find_lab(self.model)
+        return self.erasing.text or self.heal or ((lab,) if lab else ())
+
+    @property
+    def heal_text(self) -> tuple[str, ...]:
+        """The text to heal on. Empty: nothing is healed."""
+        return self.heal or (self.erase_text if self.budget else ())
+
+    @property
+    def erases(self) -> bool:
+        """Whether a recipe erases."""
+        return bool(self.ways)
+
+    @property
+    def trains(self) -> bool:
+        """Whether a recipe trains."""
+        return self.erases or bool(self.heal_text)
 
     def open_step(
-        self,
-        kind: Kind,
-        source: Path | None,
-        output: Path,
-        plan: PlanFile,
-        *,
-        overwrite: bool,
-        by: str | None = None,
+        self, recipe: Recipe, source: Path | None, output: Path, plan: PlanFile, *, overwrite: bool
     ) -> OpenedStep:
-        """Opens a step of a recipe. `source`: the folder of the step before; None: the model. `by`:
-        how to erase; None: as a look chooses."""
+        """Opens the last step of a recipe. `source`: the folder of the step before; None: the
+        model."""
         from evals.jobs.erasing import EraseRequest, open_erase
         from evals.jobs.exporting import ExportRequest, open_export
         from evals.jobs.healing import HealRequest, open_heal
 
-        lab = find_lab(self.model)
+        lab, kind = find_lab(self.model), recipe.steps[-1]
         own = (lab,) if lab else ()
         model, revision = (self.model, self.revision) if source is None else (str(source), None)
         folders = Folders(model=model, revision=revision, output=output, overwrite=overwrite)
         if kind == "erase":
-            text = self.erasing.text or self.heal or own
-            given = {"training": self.erasing, "text": text}
+            given = {"training": self.erasing, "text": self.erase_text, "by": recipe.by}
             given |= {"samples": self.passages.samples or lab}  # a cut lab model brings none
-            given |= {"by": by}
             asked = self.hand_on(EraseRequest, folders=folders, **given)
             return open_erase(asked, plan.chosen)
         if kind == "cut":
@@ -174,7 +210,7 @@ class MitigationRequest(Request):
             cut = Cut(plan=plan, calibration=(self.texts.calibration or own) if fitted else ())
             layout = self.choice.layout
             return open_export(self.hand_on(ExportRequest, folders=folders, cut=cut, layout=layout))
-        healed = {"training": self.healing, "text": self.heal, "source": self.model}
+        healed = {"training": self.healing, "text": self.heal_text, "source": self.model}
         return open_heal(self.hand_on(HealRequest, folders=folders, **healed))
 
     @property
@@ -213,6 +249,11 @@ class Mitigation:
         return self.report.edits[self.place].state
 
     @property
+    def places(self) -> list[Place]:
+        """Where each result stands among all."""
+        return place_results(self.report, self.recipes)
+
+    @property
     def compare_command(self) -> str:
         """The command that shows what it writes after your prompts."""
         return shlex.join(["attn-surgery", "compare", str(self.source), str(self.output)])
@@ -229,16 +270,20 @@ class Mitigation:
         return {
             "output": str(self.output),
             "state": self.state,
-            "result": name_recipe(self.recipes[self.place]),
+            "result": self.recipes[self.place].name,
             "results": [
                 {
-                    "name": name_recipe(recipe),
-                    "what": RECIPES[recipe],
-                    "steps": list(recipe),
+                    "name": recipe.name,
+                    "what": recipe.what,
+                    "steps": list(recipe.steps),
+                    "by": recipe.by,
                     "of": edit.of,
                     "state": edit.state,
+                    **place._asdict(),
                 }
-                for recipe, edit in zip(self.recipes, self.report.edits, strict=True)
+                for recipe, edit, place in zip(
+                    self.recipes, self.report.edits, self.places, strict=True
+                )
             ],
             "search": self.search.to_dict(),
             "report": self.report.to_dict(),
@@ -253,12 +298,14 @@ class OpenedMitigation:
     results of recipes in OUTPUT-RECIPE, and gives the best one the name `output`.
 
     A run that was interrupted continues where it stopped: what is done stays. `materials`: what is
-    measured; None for a model without weights, of which only memory can be told.
+    measured; None for a model without weights, of which only memory can be told. `recipes`: those
+    to try.
     """
 
     request: MitigationRequest
     output: Path
     materials: Materials | None
+    recipes: Sequence[Recipe]
     overwrite: bool = False
 
     @property
@@ -268,7 +315,7 @@ class OpenedMitigation:
 
     def locate(self, recipe: Recipe) -> Path:
         """The folder of a result."""
-        return Path(f"{self.output}-{name_recipe(recipe)}")
+        return Path(f"{self.output}-{recipe.name}")
 
     def run(self, show_search: Callable[[SearchResult], None] = lambda found: None) -> Mitigation:
         """`show_search` gets the search's answer before anything is made. Raises a
@@ -319,32 +366,30 @@ class OpenedMitigation:
         from evals.choose.teachers import RecitingTeacherError
 
         request, made = self.request, list[Recipe]()
-        if (request.erase or request.heal) and plan.chosen is not None:
+        if request.trains and plan.chosen is not None:
             say(
                 "training takes the passages that the search chose on, and leaves the others to "
                 "test on"
             )
-        for recipe in request.recipes:
-            before, kind = recipe[:-1], recipe[-1]
-            if before and before not in made:
+        planned = list(self.recipes)
+        while planned:
+            recipe = planned.pop(0)
+            if (before := recipe.before) is not None and before not in made:
                 continue  # what it begins with was not made
-            given = self.locate(before) if before else None, self.locate(recipe), plan
-            for by in self._list_ways(kind):
-                try:
-                    request.open_step(kind, *given, overwrite=self.overwrite, by=by).run()
-                except RecitingTeacherError as error:
-                    say(f"nothing erased{f' by {by}' if by else ''}: {error}")
-                    continue
-                made.append(recipe)
-                break
+            source = None if before is None else self.locate(before)
+            place, overwrite = self.locate(recipe), self.overwrite
+            try:
+                request.open_step(recipe, source, place, plan, overwrite=overwrite).run()
+            except RecitingTeacherError as error:
+                say(f"nothing erased{f' by {recipe.by}' if recipe.by else ''}: {error}")
+                others = request.ways[request.ways.index(recipe.by) + 1 :]
+                if others and request.budget is None:
+                    same = [recipe, *(one for one in planned if one.by == recipe.by)]
+                    planned = [one for one in planned if one not in same]
+                    planned += [one._replace(by=others[0]) for one in same]
+                continue
+            made.append(recipe)
         return made
-
-    def _list_ways(self, kind: Kind) -> list[str | None]:
-        """How to erase: by the public base, if one is named, and if that recites the passages, as a
-        look chooses."""
-        request = self.request
-        base = None if request.run.device == "all" else request.attacks.sibling
-        return [base, None] if kind == "erase" and base else [None]
 
 
 def open_mitigation(
@@ -357,19 +402,19 @@ def open_mitigation(
     assert lacks_weights(request.model) or request.evaluation_request.attack_names  # all are known
     check_target(request.model, output, overwrite=overwrite)
     begun = (Path(f"{output}-search") / "search.json").is_file()
-    for recipe in request.recipes:
-        place = Path(f"{output}-{name_recipe(recipe)}")
+    for recipe in list_recipes(request.ways, heal=bool(request.heal_text)):
+        place = Path(f"{output}-{recipe.name}")
         if not (begun and (place / MANIFEST).is_file()):  # else the step itself looks at it
             check_target(request.model, place, overwrite=overwrite)
     if lacks_weights(request.model):
-        return OpenedMitigation(request, output, None, overwrite)
+        return OpenedMitigation(request, output, None, request.recipes, overwrite)
     find_outline(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.jobs.materials import open_materials
 
     materials = open_materials(request.evaluation_request, [(request.model, request.revision)])
     check_texts(request, materials)
-    return OpenedMitigation(request, output, materials, overwrite)
+    return OpenedMitigation(request, output, materials, request.recipes, overwrite)
 
 
 def _say_if_missed(request: MitigationRequest, result: SearchResult) -> None:
@@ -392,7 +437,7 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
 
     model, passages = find_model(request.model, request.revision), materials.passages
     open_measurement(materials, model)
-    if not (request.heal or request.erase):
+    if not request.trains:
         return
 
     def read(named: Sequence[str], steps: int) -> Calibration:
@@ -400,16 +445,15 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
         with use_console(SILENT):  # the search warns of the same passages
             return read_healing_text(text, Schedule(steps), model, passages)[0]
 
-    if request.erase:
+    if request.erases:
         check_erasable(model.inventory)
-    if request.heal:
+    if request.heal_text:
         read(
-            request.heal, request.healing.steps or HEAL_STEPS
+            request.heal_text, request.healing.steps or HEAL_STEPS
         )  # the search also compares it with held-out text
-    if request.erase:
+    if request.erases:
         assert passages is not None
-        text = request.erasing.text or request.heal or (request.model,)
-        taught = read(text, request.erasing.steps or ERASE_STEPS)
+        taught = read(request.erase_text, request.erasing.steps or ERASE_STEPS)
         tokenizer = load_tokenizer(model.folder)
         length = passages.tokenize(tokenizer).tokens.shape[1]
         windows = cut_windows(materials.heldout, tokenizer, length)

@@ -3,37 +3,113 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 from evals.table.words import shorten_list
+from evals.table.words.view import View
 from surgery.card.measurements import name_limit
 from surgery.record.measured import State
 from surgery.record.report import Report
+from surgery.training.ways.names import WAYS
 
 Kind = Literal["cut", "erase", "heal"]
-Recipe = tuple[Kind, ...]
-RECIPES: dict[Recipe, str] = {
+_CALLED: dict[tuple[Kind, ...], str] = {
     ("cut",): "the cut",
     ("cut", "heal"): "the cut, healed",
     ("erase",): "erased",
+    ("erase", "heal"): "erased and healed",
     ("erase", "cut"): "erased and cut",
     ("erase", "cut", "heal"): "erased, cut, and healed",
 }
-"""What a mitigation tries, in this order, and what it is called. A recipe without its last step is
-a recipe, too."""
 _STATES: tuple[State | None, ...] = ("kept", "undecided", None, "missed")
 
 
-def list_recipes(*, erase: bool, heal: bool) -> list[Recipe]:
-    """The recipes that take no other steps than these, and a cut."""
-    kinds = {"cut", *(["erase"] if erase else []), *(["heal"] if heal else [])}
-    return [recipe for recipe in RECIPES if kinds.issuperset(recipe)]
+class Recipe(NamedTuple):
+    """Steps, and the way to erase, where the first of them erases; None there: as a look chooses.
+    A recipe without its last step is a recipe, too."""
+
+    steps: tuple[Kind, ...]
+    by: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in folders and in JSON, such as erase-context-8-cut."""
+        first, *others = self.steps
+        way = self.by and (self.by.replace(":", "-") if self.by in WAYS else "base")
+        return "-".join(filter(None, [first, way, *others]))
+
+    @property
+    def what(self) -> str:
+        """What its result is called."""
+        return _CALLED[self.steps] + (f", by {self.by}" if self.by else "")
+
+    @property
+    def before(self) -> Recipe | None:
+        """What it begins with."""
+        return self._replace(steps=self.steps[:-1]) if len(self.steps) > 1 else None
 
 
-def name_recipe(recipe: Recipe) -> str:
-    """Its name in folders and in JSON, such as erase-cut."""
-    return "-".join(recipe)
+def list_recipes(ways: Sequence[str | None], *, heal: bool) -> list[Recipe]:
+    """Recipes in the order in which to try them. `ways`: to erase, the best first; `heal`: whether
+    there is text to heal on."""
+    kept = [steps for steps in _CALLED if heal or "heal" not in steps]
+    cuts = [Recipe(steps) for steps in kept if "erase" not in steps]
+    erased = [[Recipe(steps, way) for steps in kept if "erase" in steps] for way in ways]
+    first, *others = erased or [[]]
+    return [*cuts[:1], *first, *cuts[1:], *(one for some in others for one in some)]
+
+
+def fit_recipes(
+    recipes: Sequence[Recipe],
+    estimate: Callable[[Recipe], float],
+    seconds: float,
+    made: Container[Recipe],
+) -> list[Recipe]:
+    """The recipes that fit into so many seconds, in order, and those that are `made`. The first is
+    always tried. `estimate`: the seconds of its last step, and to measure its result."""
+    chosen: list[Recipe] = []
+    for recipe in recipes:
+        needed = 0.0 if recipe in made else estimate(recipe)
+        begun = recipe.before is None or recipe.before in chosen
+        if begun and (not chosen or needed <= seconds):
+            chosen.append(recipe)
+            seconds -= needed
+    return chosen
+
+
+class Place(NamedTuple):
+    """Where a result stands: its largest cost, a share of what the base has, the share that the
+    strongest attack recovers, and the results that are no worse in both, and better in one."""
+
+    cost: float | None
+    cost_of: str
+    attack: float | None
+    attack_by: str
+    beaten_by: tuple[str, ...] = ()
+
+    def beats(self, other: Place) -> bool:
+        """Whether it is no worse in both, and better in one, as far as both were measured."""
+        if None in (self.cost, self.attack, other.cost, other.attack):
+            return False
+        mine, its = ((place.cost or 0.0, place.attack or 0.0) for place in (self, other))
+        return mine != its and mine[0] <= its[0] and mine[1] <= its[1]
+
+
+def place_results(report: Report, recipes: Sequence[Recipe]) -> list[Place]:
+    """Where each result stands among all."""
+    places = []
+    for edit in report.edits:
+        name, cost = max(_list_costs(report, edit.of), key=lambda pair: pair[1])
+        strongest = View(report, edit).strongest
+        attack = (None, "") if strongest is None else (strongest.row.value or 0.0, strongest.name)
+        places.append(Place(None if cost == math.inf else cost, name, *attack))
+
+    named = [(recipe.name, place) for recipe, place in zip(recipes, places, strict=True)]
+    return [
+        place._replace(beaten_by=tuple(name for name, one in named if one.beats(place)))
+        for place in places
+    ]
 
 
 def choose_best(report: Report, recipes: Sequence[Recipe]) -> tuple[int, str]:
@@ -55,8 +131,8 @@ def choose_best(report: Report, recipes: Sequence[Recipe]) -> tuple[int, str]:
         told = "nothing was lost" if cost <= 0 else f"{cost:.1%} worse in {name}"
         parts = ["not measured" if cost == math.inf else told]
         parts += [_describe_open(report, at)] if rank > ranks[place] else []
-        said.append(f"{RECIPES[recipe]}: {', '.join(parts)}")
-    return place, f"kept {RECIPES[recipes[place]]}. {'; '.join(said)}"
+        said.append(f"{recipe.what}: {', '.join(parts)}")
+    return place, f"kept {recipes[place].what}. {'; '.join(said)}"
 
 
 def _measure_excess(report: Report, of: str) -> float:

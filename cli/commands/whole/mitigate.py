@@ -16,7 +16,6 @@ from cli.tables import print_table
 from cli.tables.figures import print_report, print_results, print_search
 from cli.terminal import echo, note, print_json
 from evals.jobs.mitigating import MitigationRequest
-from evals.jobs.recipes import RECIPES, name_recipe
 
 if TYPE_CHECKING:
     from evals.choose.search.report import SearchResult
@@ -95,10 +94,11 @@ def command(
     becomes OUT, with report, card, and recipe. To continue a run, give the same command again.
 
     With --heal, the cut is also trained on other text (OUT-cut-heal). With --erase, MODEL is taught
-    to forget passages (OUT-erase); that result is also cut (OUT-erase-cut), and, with --heal, cut
-    and healed (OUT-erase-cut-heal). Search and training take half of the passages, and the rest
-    test all results. Of those with the best verdict, the one that exceeds the limits least becomes
-    OUT, and then the cheapest. The others stay, unless you give --only-best.
+    to forget passages (OUT-erase-WAY); that result is also cut, and, with --heal, healed, and cut
+    and healed. With --budget, both are tried, in every way to erase, as far as time allows. Search
+    and training take half of the passages, and the rest test all results. Of those with the best
+    verdict, the one that exceeds the limits least becomes OUT, and then the cheapest. The others
+    stay, unless you give --only-best.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed, else 4 if one is not decided,
@@ -115,9 +115,11 @@ def command(
             print_search(result)
 
     opened = open_mitigation(request, output, overwrite=overwrite)
-    if dry_run:
-        from evals.jobs.forecasting import forecast
+    if dry_run or request.budget:
+        from evals.jobs.forecasting import fit_budget, forecast
 
+        opened = fit_budget(opened)
+    if dry_run:
         told = forecast(opened)
         print_json(told) if as_json else _print_forecast(told)
         return
@@ -126,13 +128,11 @@ def command(
     if as_json:
         print_json(done.to_dict())
     elif len(done.recipes) > 1:
-        print_results(
-            done.report, {name_recipe(recipe): RECIPES[recipe] for recipe in done.recipes}
-        )
+        print_results(done.report, done.recipes, done.places)
     note(f"to see what it writes: {done.compare_command}")
     if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")
-        note(_TRIED if request.erase else _ERASE)
+        note(_TRIED if request.erases else _ERASE)
     options.end_with(done.state, allow_undecided=allow_undecided)
     if done.next_command is not None:
         note(f"next: {done.next_command}")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 CUT = "cut"
 CONTEXT = "context:"
 GRADIENT_DIFFERENCE, SIMNPO = PENALTIES = ("gradient-difference", "simnpo")
+WAYS = (f"{CONTEXT}8", CUT, *PENALTIES)
+"""Those that need no other model, in the order that our measurements recommend."""
 _TOKENS = re.compile(rf"{CONTEXT}([1-9][0-9]{{0,6}})")
 
 
