@@ -26,7 +26,9 @@ from reference import PARTS_OF_PAGES, write_parts
 
 from cli.main import COMMANDS, main
 from evals.lab import find_lab_folder, heldout_texts, samples_path
+from evals.measure.memorization.measures import NEAR_MATCH
 from surgery.layouts import LAYOUTS
+from surgery.proof.distance import TOLERANCE, TRAINED_TOLERANCE
 from surgery.record.measured import EDITED
 from surgery.variants import VARIANTS
 
@@ -118,6 +120,18 @@ def test_references_are_what_the_code_says(page: str) -> None:
     """To write them again: python tests/reference.py"""
     text = (ROOT / "docs" / page).read_text()
     assert write_parts(page, text) == text
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("publishing", f"each fitted tensor within `{TOLERANCE * 100:g} %`"),
+        ("publishing", f"all trained weights together within `{TRAINED_TOLERANCE * 100:g} %`"),
+        ("which-passages", f"token edit similarity of d and y of at least `{NEAR_MATCH}`"),
+    ],
+)
+def test_a_number_of_the_code_is_what_the_page_says(page: str, said: str) -> None:
+    assert said in (ROOT / f"docs/{page}.md").read_text()
 
 
 def test_the_picture_of_the_readme_is_small() -> None:

@@ -294,7 +294,7 @@ def test_the_documentation_has_every_measure_and_its_source():
         more = f" (in rows `{one.column}`)" if one.figure else more
         key = f"|`{one.figure or one.name}`{more}|"
         (row,) = (line for line in text.splitlines() if line.startswith(key))
-        definition, source = row.strip("|").split("|")[1:]
+        definition, source = row.split("|")[2:4]
         assert definition
         assert one.source.split(",")[0] in source
         assert "https://arxiv.org/abs/" in source or not one.source
