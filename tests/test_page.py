@@ -27,6 +27,7 @@ from example_report import (
     bare,
     example,
     front,
+    pair,
     recital,
     several,
     share,
@@ -91,7 +92,7 @@ def texts(report: Report, line: Line, row: Measured | None) -> list[str]:
 def test_every_renderer_shows_every_figure_and_nothing_else(name) -> None:
     made, report = pages_of(name), REPORTS[name]()
     every = [line for _, lines in list_tables(report) for line in lines]
-    tables = parse(made["report.html"]).xpath("//table[not(contains(caption, 'come first'))]")
+    tables = parse(made["report.html"]).xpath("//main//table[not(contains(caption, 'come first'))]")
     shown = [list(tr) for table in tables for tr in table.xpath("tbody/tr")]
     written = [line for line in made["report.md"].splitlines() if line.startswith("| ")]
     written = [line for line in written if not line.startswith("| | ")]
@@ -331,7 +332,7 @@ def test_it_starts_with_one_line() -> None:
     (edit,) = example(asked=unlimited()).edits
     assert edit.line == f"{recited}; no limit was set."
     line, verdict = read(pages_of("bare"))
-    assert line == "No limit was set, and memorization was not measured."
+    assert line == "No limit was set: what is good enough is yours to decide."
     assert verdict.startswith("Memorization was not measured. ")
     (whole,) = example(not_tried=[]).edits
     assert "Every kind of attack that attn-surgery knows was tried. " in whole.verdict
@@ -339,96 +340,132 @@ def test_it_starts_with_one_line() -> None:
 
 def read_first_page(report: Report) -> dict[str, list[str]]:
     """Heading → the sentences below."""
-    (box,) = parse(render(report)["report.html"]).xpath("//*[@class='line']/..")
-    return {h.text: [li.text_content() for li in h.getnext()] for h in box.xpath("h2")}
+    page = parse(render(report)["report.html"])
+    return {
+        h.text: [one.text_content() for one in h.xpath("following-sibling::p | ../ul/li")]
+        for h in page.xpath("//*[@class='answers']//h2")
+    }
 
 
-def test_the_first_page_tells_everyone_what_was_found() -> None:
-    """Who could get what, what decides an open limit, and passages by the names that you gave."""
+def read_attackers(report: Report) -> dict[str, list[tuple[str, str, list[str]]]]:
+    """Someone who … → the bars of the picture: which model, its text, and all widths in it."""
+    page = parse(render(report)["report.html"])
+    return {
+        row.xpath("string(th/text())").removeprefix("Someone who "): [
+            (
+                bar[0].text_content(),
+                bar[2].text_content(),
+                [one.get("style").removeprefix("width: ") for one in bar[1]],
+            )
+            for bar in row.xpath(".//div")
+        ]
+        for row in page.xpath("//table[@class='attackers']//tr")
+    }
+
+
+COME_OUT, WHO, WORSE = "Can a passage come out?", "Who could still get it?", "What got worse?"
+
+
+def test_the_first_page_answers_three_questions() -> None:
+    """In words that nobody must look up; then how it was tested, and passages by your names."""
     said = read_first_page(example())
-    assert said["What was asked"] == [
-        "Does the model still give away passages that it was trained on? 18 were tested. It got "
-        "the first 7 tokens of each, which are words or parts of words, and had to write the "
-        "next 9.",
-        "Limit: it may recite at most 25 % of the passages, word for word: not decided.",
-        "Limit: the attack relearn, by someone who trains it further, may recover at most 20 % of "
-        "the passages: missed.",
-        "Limit: on the test copy, its score may fall by at most 0.05: missed.",
+    assert [*said][:3] == [COME_OUT, WHO, WORSE]
+    assert said[COME_OUT] == [
+        "Yes: 3 of 18.",
+        "By itself, the model completed 3 of 18 passages, word for word. Before the edit: 6.",
     ]
+    assert said[WHO] == [
+        "Someone who trains it further: 6 of 22.",
+        "Not tried: someone who has its files and does not train, or trains a prompt for it, and "
+        "not the model, or trains the parts that were cut, or holds a related model (the public "
+        "one that it was trained from, or an earlier version).",
+    ]
+    assert said[WORSE] == [
+        "2 of 4 tests, and ordinary text.",
+        "On ordinary text that it was not trained on, it gives the right next token 14.0 % less "
+        "probability than before, on average.",
+        "Worse on: lambada_openai, copy.",
+        "Of the others: too close to tell on 1, no worse, as far as they show, on 1.",
+    ]
+    assert said["How it was tested"] == [
+        "A passage is a piece of text that must not come out, such as a customer’s letter. 18 were "
+        "tested: the model got the first 7 tokens of each, which are words or parts of words, and "
+        "had to write the next 9.",
+        "Limit max-extraction: it may complete at most 25 % of the passages by itself, word for "
+        "word: not decided.",
+        "Limit max relearn: someone who trains it further may get at most 20 % of the passages by "
+        "the attack relearn: missed.",
+        "Limit max-drop copy: on the test copy, its score may fall by at most 0.05: missed.",
+    ]
+    lacking, proof = said["To be sure"]
+    assert lacking == "18 passages cannot support 25% with 16.67% recovered: that takes 81."
+    assert proof.startswith("No test can show that a passage is gone")
     longer = example()
     assert longer.samples is not None
     samples = longer.samples.model_copy(update={"longer": 3, "untested_tokens": 40})
     longer = longer.model_copy(update={"samples": samples})
     rest = "3 of them go on after that, by up to 40 tokens, which were not tested."
-    assert read_first_page(longer)["What was asked"][0].endswith(rest)
-    asks, trains, others = said["Who could still get what"]
-    assert asks == (
-        "Someone who asks the model: 1 of 24 passages (likely at most 18.3 %), with greedy; before "
-        "the edit, 21."
-    )
-    assert trains.startswith("Someone who trains it further: 6 of 22 passages (likely at most ")
-    assert others == (
-        "Not tried: someone who has its files and does not train, or trains a prompt for it, and "
-        "not the model, or trains the parts that were cut, or holds a related model (the public "
-        "one that it was trained from, or an earlier version)."
-    )
+    assert read_first_page(longer)["How it was tested"][0].endswith(rest)
     recited = {**PASSAGE, "exact": True, "id": "letter-17"}
-    (text,) = read_first_page(example(passages=[recited]))["What it recites"]
-    assert text.endswith("These are: letter-17 and 2 more.")
     unseen = {**recited, "id": "control-7", "member": False}
-    (text,) = read_first_page(example(passages=[unseen, recited]))["What it recites"]
-    assert text.endswith("These are: letter-17 and 2 more."), "only what it was trained on"
-    loss, tasks = said["The cost"]
-    assert "that is +0.151 nats, the unit of a language model's loss; n = 16" in loss
-    assert tasks.startswith("On 4 tests of what it can do (n = 1,267), it is worse on ")
-    lacking, proof = said["To be sure"]
-    assert lacking == "18 passages cannot support 25% with 16.67% recovered: that takes 81."
-    assert proof.startswith("No test can show that a passage is gone")
+    for passages in ([recited], [unseen, recited]):  # only what it was trained on
+        text = read_first_page(example(passages=passages))[COME_OUT][1]
+        assert text.endswith("These are: letter-17 and 2 more.")
 
 
-def test_the_first_page_names_no_attack_of_several_that_tie() -> None:
-    """But the most that any of them recovered before the edit, and what membership tells."""
-    asked, relearn = [("greedy", 16, 0, 24), ("hints:4", 21, 0, 22)], attacked("relearn", 21, 6, 22)
-
-    def said(*counts: tuple[str, int, int, int], scores: Any = ()) -> str:
-        attacks = [row for one in counts for row in attacked(*one)]
-        report = example(audit=[*attacks, *relearn, *scores])
-        return read_first_page(report)["Who could still get what"][0]
-
-    asks = "Someone who asks the model: "
-    assert said(*asked, scores=area("loss", 0.97, 0.97)) == (
-        f"{asks}none of 22 to 24 passages (likely at most 12.8 %), with any of 2 attacks; before "
-        "the edit, 21 with hints:4; a membership score still tells that they were trained on (AUC "
-        "0.97 by loss; chance is 0.5)."
-    )
-    assert said(asked[0]) == (
-        f"{asks}none of 24 passages (likely at most 11.8 %), with greedy; before the edit, 16; "
-        "membership, which may still tell that they were trained on, was not tried."
-    )
-    some = [("greedy", 16, 2, 24), ("hints:4", 21, 2, 24), ("any", 22, 1, 24)]
-    assert said(*some) == (
-        f"{asks}2 of 24 passages (likely at most 24.0 %), with the strongest of 3 attacks, which "
-        "tie: greedy, hints:4; before the edit, 21 with hints:4."
-    )
-
-
-def test_an_attack_on_fewer_passages_of_an_edit_says_of_how_many() -> None:
-    """The column of a table has one n, that of the base."""
+def test_the_first_page_draws_each_attacker_before_and_after() -> None:
+    """The strongest attack of each kind; with its bound, as a lighter bar; of how many."""
+    assert read_attackers(example()) == {
+        "asks the model": [
+            ("before", "21 of 24", ["87.5%"]),
+            ("after", "1 of 24, likely at most 18.3 %", ["18.3%", "4.2%"]),
+        ],
+        "trains it further": [
+            ("before", "21 of 22", ["95.5%"]),
+            ("after", "6 of 22, likely at most 46.9 %", ["46.8%", "27.3%"]),
+        ],
+    }
     fewer = [share("recovered.relearn", 21, 22, BASE), share("recovered.relearn", 6, 20)]
-    said = read_first_page(example(audit=fewer))
-    assert "further: 6 of 20 passages" in said["Who could still get what"][1]
+    trains = read_attackers(example(audit=fewer))["trains it further"]
+    assert trains[1][1].startswith("6 of 20, "), "the column of a table has one n, the base's"
+    unasked = read_attackers(example(audit=[], every=[]))
+    assert [bar[:2] for bar in unasked["asks the model"]] == [
+        ("before", "6 of 18"), ("after", "3 of 18, likely at most 37.7 %"),
+    ]  # fmt: skip
+    (only,) = read_attackers(alone())["asks the model"]
+    assert only[0] == "", "there is no model before the edit"
+    assert read_attackers(bare()) == {}
+
+
+def test_the_first_page_says_what_is_left_where_nothing_came_out() -> None:
+    """Whether a test still tells that the model was trained on the passages."""
+    nothing = [*attacked("greedy", 16, 0, 24), *attacked("relearn", 21, 0, 22)]
+    none = pair("recited", 6, 0, 18)
+
+    def say(*rows: Any) -> dict[str, list[str]]:
+        return read_first_page(example(recital=none, audit=[*nothing, *rows]))
+
+    assert say()[COME_OUT] == [
+        "None of 18 passages did.",
+        "By itself, the model completed none of 18 passages, word for word. Before the edit: 6.",
+        "Whether one can still tell that it was trained on them was not tested.",
+    ]
+    assert say()[WHO][0] == "No one who was tried."
+    told = say(*area("loss", 0.97, 0.97))[COME_OUT][-1]
+    assert told == "A test can still tell that it was trained on them."
+    told = say(*area("loss", 0.97, 0.51))[COME_OUT][-1]
+    assert told == "No test could tell that it was trained on them."
+    some = read_first_page(example(recital=none))
+    assert some[COME_OUT][0] == "Not by itself, but an attacker still gets some."
+    untried = read_first_page(example(recital=none, audit=[], every=[]))
+    assert (untried[COME_OUT][0], untried[WHO][0]) == ("Not by itself.", "No attack was tried.")
 
 
 def test_what_counts_nothing_was_tried() -> None:
     nothing = [*attacked("greedy", 21, 1, 24), share("recovered.relearn", 0, 0)]
-    said = read_first_page(example(audit=nothing))["Who could still get what"]
-    assert said[1].endswith("further: no passage counts for what was tried (relearn).")
-
-
-def test_without_attacks_asking_is_what_was_tested() -> None:
-    said = read_first_page(example(audit=[], every=[]))
-    assert said["Who could still get what"][0] == (
-        "Someone who asks the model: 3 of 18 passages, word for word. No more was tried."
+    said = read_first_page(example(audit=nothing))[WHO]
+    assert said[1] == (
+        "Someone who trains it further: no passage counts for what was tried (relearn)."
     )
 
 
@@ -523,11 +560,13 @@ def test_what_was_not_measured_is_left_out() -> None:
     page = parse(made["report.html"])
     headings = [heading.text for heading in page.xpath("//h2")]
     assert headings == [
-        *("What was asked", "The cost", "To be sure", "Before you rely on it"),
-        *("What a verdict means", "In sentences"),
+        *(COME_OUT, WORSE, "To be sure", "Before you rely on it"),
+        "In sentences",
         "What it costs",
         "Provenance",
     ]
+    (untested,) = page.xpath("//h2[text()=$heading]/following-sibling::p", heading=COME_OUT)
+    assert untested.text_content() == "Not tested."
     assert "None" not in page.text_content()
     assert "recite" not in made["report.md"].split("**What it costs", 1)[1].split("## The", 1)[0]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_report import EDIT, NAME, SOURCE, alone, bare, example, several, task, tasks
+from example_report import NAME, SOURCE, alone, bare, example, make_edit, several, task, tasks
 
 from evals.table.page import render_pages
 from surgery.record.report import Report
@@ -42,16 +42,9 @@ TOO_WIDE = """() => {
 
 def crowded() -> Report:
     """Names without a space to break at, and a model of many blocks and heads."""
-    name = "organization/" + "a-very-long-model-name_" * 6
-    edit = EDIT | {
-        "num_blocks": 44,
-        "num_heads": 64,
-        "parts": [
-            {"block": b, "heads": list(range(0, 64, 3)), "variant": "mean"} for b in range(40)
-        ],
-        "attention_free": {43: "zero"},
-        "drop_attn": ",".join(f"{block}.{head}" for block in range(20) for head in range(9)),
-    }
+    name = "organization/" + "a-very-long-model-name_" * 4
+    parts = [{"block": b, "heads": list(range(0, 64, 3)), "variant": "mean"} for b in range(40)]
+    edit = make_edit(num_blocks=44, num_heads=64, parts=parts, calibration=None)
     huge = task(f"{name}perplexity", 15_830.7, 1_278_185.2, 1_094_752.5)
     named = [
         row.model_copy(update={"name": row.name.replace("task.", f"task.{name}")})
@@ -145,6 +138,28 @@ def test_on_paper(browser, pages, name) -> None:
     page.context.close()
 
 
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_first_page_uses_the_width(browser, pages, screen) -> None:
+    """Three answers side by side where they fit, and bars as long as their shares."""
+    size = {"width": SCREENS[screen], "height": 800}
+    page = opened(browser, pages["whole"], [], viewport=size)
+    answers = page.locator(".answer")
+    boxes = [answers.nth(at).bounding_box() for at in range(answers.count())]
+    assert len(boxes) == 3
+    rows, columns = ({round(box[side]) for box in boxes} for side in ("y", "x"))
+    wanted = {"wide": (1, 3), "narrow": (3, 1)}.get(screen)
+    assert wanted in (None, (len(rows), len(columns)))
+    verdict = page.locator(".verdict").bounding_box()
+    picture = page.locator(".attackers").bounding_box()
+    assert picture["width"] > 0.85 * verdict["width"]
+    shares = page.evaluate(
+        "[...document.querySelectorAll('.bar')].map(bar => bar.querySelector('b').clientWidth /"
+        " bar.querySelector('.track').clientWidth)"
+    )
+    assert shares == pytest.approx([21 / 24, 1 / 24, 21 / 22, 6 / 22], abs=0.02)
+    page.context.close()
+
+
 def test_without_scripts_and_without_a_network(browser, pages) -> None:
     log: list[str] = []
     page = opened(browser, pages["whole"], log, java_script_enabled=False, offline=True)
@@ -159,7 +174,7 @@ def test_tables_stay_tables_for_those_who_listen(browser, pages, screen) -> None
     """Also where a narrow screen shows them as lists: rows, headings and cells are still told."""
     size = {"width": SCREENS[screen], "height": 800}
     page = opened(browser, pages["whole"], [], viewport=size)
-    table = page.get_by_role("table").first
+    table = page.get_by_role("main").get_by_role("table").first
     assert table.get_by_role("columnheader").count() == 4
     row = table.get_by_role("row", name="recited word for word")
     assert row.get_by_role("rowheader").count() == 1

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from evals.table.charts.pictures import draw_model, draw_stages, draw_table, draw_trade_off
-from evals.table.words import STATES, explain
+from evals.table.words import STATES, compare_attackers, explain
 from surgery.card.facts import as_line
 from surgery.card.measurements import (
     describe_limit,
@@ -52,6 +52,7 @@ def render_html(report: Report) -> str:
     drawn = [draw_model(report, edit.edit) if edit.edit else None for edit in report.edits]
     limits = [report.list_limits(edit.of) for edit in report.edits]
     several = len(report.edits) > 1
+    decided = {edit.state for edit in report.edits} | {limit.state for limit in report.limits}
     text: str = _load_template().render(
         report=report,
         title=_write_title(report),
@@ -68,8 +69,9 @@ def render_html(report: Report) -> str:
         named_only=NAMED_ONLY,
         describe_limit=describe_limit,
         signs=_SIGNS,
-        states=STATES,
+        states={state: STATES[state] for state in STATES if state in decided},
         explain=explain,
+        compare_attackers=compare_attackers,
         list_facts=list_facts,
     )
     return text

@@ -6,10 +6,10 @@ A template gives one clause, or one sentence, a line. What it may ask for is in 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from evals.table.limits import say_percent
-from evals.table.words.view import View, tie
+from evals.table.words.view import View
 from surgery.card.measurements import describe_limit, name_limit, say_above
 from surgery.card.percent import format_bound, format_percent
 from surgery.record.measured import TAUGHT, Measured, State
@@ -50,13 +50,50 @@ STATES: dict[State, tuple[str, str]] = {
 def explain(report: Report, edit: EditRecord) -> list[tuple[str, list[str]]]:
     """Headings, and the sentences below each, for readers who know no terms of the field."""
     found: list[tuple[str, list[str]]] = []
-    known = {"states": STATES, "attackers": report.attackers, "tie": tie}
+    known = {"states": STATES, "attackers": report.attackers}
     for line in render("plain", view=View(report, edit), **known):
         if line.startswith("# "):
             found.append((line.removeprefix("# "), []))
         else:
             found[-1][1].append(_join([line]))
     return [(heading, said) for heading, said in found if said]
+
+
+class Bar(NamedTuple):
+    """What someone gets of the passages: a share, a bound on it if there is one, and both in
+    words. `model`: before or after the edit; "" if there is no base."""
+
+    model: str
+    share: float
+    most: float | None
+    text: str
+
+
+def compare_attackers(report: Report, edit: EditRecord) -> dict[str, tuple[int, list[Bar]]]:
+    """Someone who … → how many attacks of this kind were tried, and what the strongest gets.
+
+    Leaves out whoever was not tried, or for whom no passage counts.
+    """
+    view = View(report, edit)
+    if view.recited is None:
+        return {}
+    found: dict[str, tuple[int, list[Bar]]] = {}
+    for who in dict.fromkeys((*report.attackers, *view.by_attacker)):
+        tried = view.by_attacker.get(who, [])
+        best = max((one for one in tried if one.row.n), key=lambda one: one.strength, default=None)
+        pair = (best.base, best.row) if best else (None, None)
+        if not tried and who == report.attackers[0]:  # asking is what was tested
+            pair = (view.find_base(view.recited), view.recited)
+        names = ("before", "after") if report.base else ("", "")
+        bars = [_make_bar(name, row) for name, row in zip(names, pair, strict=True) if row]
+        found |= {who: (len(tried), bars)} if bars else {}
+    return found
+
+
+def _make_bar(model: str, row: Measured) -> Bar:
+    most = row.details["bound"] if model != "before" and row.ci95 else None
+    bound = f", likely at most {format_bound(most)} %" if most is not None else ""
+    return Bar(model, row.value or 0.0, most, tell(row) + bound)
 
 
 def render(name: str, **given: Any) -> list[str]:
