@@ -89,7 +89,7 @@ def make_table(results: Results, options: list[str], where: str = "") -> Iterato
 
 
 def write_cell(cell: Cell | float | str | None, column: Column) -> str:
-    """A cell as a page shows it: "3 of 60", "41.1 %", "+0.047 [+0.02, +0.07]", or its text."""
+    """A cell as a page shows it: "3 of 60", "41.1%", "+0.047 [+0.02, +0.07]", or its text."""
     if cell is None or isinstance(cell, str):
         return cell or ""
     if not isinstance(cell, Cell):
@@ -109,7 +109,7 @@ def write_cell(cell: Cell | float | str | None, column: Column) -> str:
         return format(scale * number, form).replace("-", "−")
 
     ends = f" [{write(cell.ci95[0])}, {write(cell.ci95[1])}]" if cell.ci95 else ""
-    return write(cell.value) + {"share": " %", "seconds": " s"}.get(unit, "") + ends
+    return write(cell.value) + {"share": "%", "seconds": " s"}.get(unit, "") + ends
 
 
 def find_later_changes(results: Results) -> str | None:
