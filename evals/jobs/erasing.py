@@ -145,7 +145,7 @@ class OpenedErasing(OpenedStep):
         made = record.teacher, record.hardened, step.is_adapter, step.max_shard_size
         return made == (
             chosen if self.way is None else self.way.record,
-            request.harden,
+            request.harden and "selective",
             request.as_adapter,
             request.folders.max_shard_size,
         )

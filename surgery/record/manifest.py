@@ -252,13 +252,13 @@ class ErasingRecord(TrainingRecord):
 
     `calibration`: the text that the variants of a cut that taught were fitted on. `passages`: what
     the student learned from the teacher. `hardened`: also where fine-tuning on some of them would
-    lead.
+    lead, without the directions that they share; True: in an earlier version, with these.
     """
 
     teacher: Teacher
     calibration: CalibrationRecord | None = None
     passages: PassagesRecord
-    hardened: bool = False
+    hardened: Literal["selective"] | bool = False
 
     @property
     def cut_parts(self) -> list[EditedHeads]:

@@ -90,7 +90,7 @@ def teach_to_forget(
         teacher=way.record,
         calibration=way.calibration,
         passages=passages.record,
-        hardened=schedule.hardened,
+        hardened="selective" if schedule.hardened else False,
     )
     return Trained(weights, record, adapter)
 
