@@ -12,6 +12,8 @@ Trains in memory, in float32, on three quarters of the passages, and measures on
 - how many of the listed ones `any` recovers after relearning a tenth of them, which do not count:
   at each learning rate that `relearn` tries on the base, after the number of steps that recovers
   most; and, with `--revive`, after that attack, which learns a fifth of them;
+- how many of the half that the attacker does not hold `any` recovers after longer trainings on four
+  tenths of them, none of which hardening rehearses (`JUDGES`);
 - how far the weights went: the L2 distance from the base's, over the base's norm. It leaves out
   those that a compact block no longer has.
 
@@ -42,6 +44,7 @@ from evals.data.windows import cut_windows
 from evals.measure.attacks.attack import AttackOutcome, Target, Trainings, split
 from evals.measure.attacks.names import find_attack
 from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.relearn_strongest import Kind, Lessons
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.healing import find_healing_text
 from evals.measure.memorization.extraction import run_pass
@@ -62,6 +65,13 @@ from surgery.training.training import STEPS as HEALING_STEPS
 LEFT_OUT, WINDOWS = 0.25, 64
 RELEARNING_STEPS = 20
 """Of a way that relearns halfway."""
+JUDGES = (
+    (Kind("all weights", "AdamW", few=False, mixed=False), 3e-4),
+    (Kind("all weights", "SGD", few=False, mixed=False), 0.3),
+    (Kind("rank-8 adapters", "AdamW", few=False, mixed=False), 1e-3),
+)
+"""Trainings and their rates, longer than what hardening rehearses."""
+JUDGING_STEPS = 30, 100
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,9 @@ def list_ways(teachers: tuple[str, ...]) -> Iterator[Way]:
         yield Way(f"hardened at full weight, {steps} steps", steps=steps, hardened=True)
     for teacher in teachers[-1:]:
         yield Way(f"after a cut of {teacher}", cut=teacher)
+    few: dict[str, int] = {"steps": 40, "windows": ROWS // 2, "passages": ROWS_OF_PASSAGES // 2}
+    yield Way("half the rows, 40 steps", **few)
+    yield Way("half the rows, hardened, 40 steps", **few, weight=WEIGHT, hardened=True)
 
 
 @dataclass(frozen=True)
@@ -219,10 +232,23 @@ class Bench:
         found = self._attack(model, self.trainings)
         for (_, rate), settings in found.by_training.items():
             shares[f"{rate:g}"] = found.measure_rate(settings)
+        shares |= self._judge(model)
         if revive is not None:
             shares["revive"] = self._revive(model, revive)
         tokens = self.held[:, 1:].size
         return Measured(loss / tokens, kl / tokens, shares, _measure_distance(model, self.model))
+
+    def _judge(self, model: Any) -> dict[str, float]:
+        """What each of `JUDGES` recovers, at its best."""
+        target, shares = Target(model, None, self.listed, self._windows()), dict[str, float]()
+        lessons = Lessons.of(target, 0)
+        for kind, rate in JUDGES:
+            how: dict[str, Any] = {"learned": kind.learned, "optimizer": kind.optimizer}
+            how |= {"learning_rate": rate, "steps": JUDGING_STEPS}
+            tuned = fine_tune(model, lessons.choose(kind), **how)
+            found = [target.recover(made)[lessons.tried].mean() for made in tuned]
+            shares[kind.name] = float(max(found))
+        return shares
 
     def _revive(self, model: Any, blocks: str) -> float:
         size = self.loaded.dimensions
@@ -288,7 +314,8 @@ def row(*cells: str) -> str:
 
 def print_head(bench: Bench, what: str, *more: str) -> None:
     columns = [what, "loss", "KL", "`any`", "`hints:8`", "not listed: `any`"]
-    columns += [*(f"relearned at {rate:g}: `any`" for rate in bench.rates), *more, "distance"]
+    columns += [f"relearned at {rate:g}: `any`" for rate in bench.rates]
+    columns += [*(f"{kind.name}: `any`" for kind, _ in JUDGES), *more, "distance"]
     click.echo(f"{row(*columns)}\n|{'---|' * len(columns)}")
 
 

@@ -260,6 +260,21 @@ def test_a_hardened_erasing_is_recorded_and_repeats_to_the_bit(work: Path, tmp_p
     assert again.json["exact"]
 
 
+def test_what_an_earlier_version_hardened_is_not_repeated(work: Path, tmp_path: Path) -> None:
+    """It is no result of `--harden` today, either."""
+    out = tmp_path / "out"
+    assert erase(work, out, "--harden", "--steps", 2).code == 0
+    (out / "README.md").unlink()
+    edit_json(out / "surgery.json", lambda m: m["history"][-1]["erasing"].update(hardened=True))
+    texts = ("--text", work / "text.txt", "--samples", work / "samples.jsonl")
+    done = attn_surgery("reproduce", out, "--source", work / "neox", *texts)
+    assert (done.code, done.stdout) == (4, ""), done
+    needs = "the version that made it, which hardened in another way"
+    assert f"{out}: cannot be compared here: it needs {needs}\n" in done.stderr
+    again = erase(work, out, "--harden", "--steps", 2)
+    again.assert_error("already exists")
+
+
 def test_the_intact_model_teaches_text_and_its_cut_teaches_passages(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 - The gradient of a step gets that of the lesson there, and every weight is put back.
 - Who fine-tunes holds a tenth of the passages, and the lesson there is on others.
+- In each matrix, the gradient of the lesson loses its strongest directions, and keeps its norm.
 - What is learned of the passages weighs a third, so that ability stays.
 """
 
@@ -27,10 +28,12 @@ from surgery.training.distillation import Lesson, TaughtRows, distill, teach
 from surgery.training.hardening import (
     MOST_ROWS,
     MOST_STEPS,
+    REMOVED,
     WEIGHT,
     Rehearsal,
     draw_rehearsals,
     harden,
+    remove_strongest,
 )
 from surgery.training.losses import Divergence
 from surgery.training.planning import Fit
@@ -61,6 +64,7 @@ def test_neither_a_rehearsal_nor_an_attack_learns_all_of_the_other(passages, see
 
 
 def test_the_gradient_of_a_step_gets_that_of_where_training_leads() -> None:
+    """And loses its strongest directions."""
     torch.manual_seed(0)
     model, rows = torch.nn.Linear(4, 3), torch.randn(6, 4)
     model.bias.register_hook(lambda gradient: 0 * gradient)  # a constant, which never learns
@@ -69,17 +73,20 @@ def test_the_gradient_of_a_step_gets_that_of_where_training_leads() -> None:
     def measure(some: torch.nn.Module, chosen: np.ndarray, sign: float) -> torch.Tensor:
         return sign * functional.cross_entropy(some(rows[chosen]), right[chosen])
 
-    chosen = Rehearsal(np.array([0, 3]), np.array([1, 2]), steps=2)
-    measure(model, chosen.others, -1).backward()
-    before, first = copy.deepcopy(model.state_dict()), model.weight.grad.clone()
-    harden(
+    chosen, here = Rehearsal(np.array([0, 3]), np.array([1, 2]), steps=2), np.array([4, 5])
+    before = copy.deepcopy(model.state_dict())
+    loss = harden(
         list(model.parameters()), chosen, 0.1,
         lambda some: [lambda: measure(model, some, 1)],
         lambda some: [lambda: measure(model, some, -1)],
+        [lambda: measure(model, here, -1)],
     )  # fmt: skip
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert loss == pytest.approx(measure(model, here, -1).item())
     other = copy.deepcopy(model)
     other.bias.requires_grad_(False)
+    measure(other, here, -1).backward()
+    first = other.weight.grad.clone()
     optimizer = torch.optim.AdamW([other.weight], lr=0.1, weight_decay=0.0)
     for _ in range(chosen.steps):
         optimizer.zero_grad()
@@ -88,8 +95,38 @@ def test_the_gradient_of_a_step_gets_that_of_where_training_leads() -> None:
     assert not torch.equal(other.weight, model.weight)
     optimizer.zero_grad()
     measure(other, chosen.others, -1).backward()
-    torch.testing.assert_close(model.weight.grad, first + other.weight.grad)
+    torch.testing.assert_close(model.weight.grad, remove_strongest(first + other.weight.grad))
     assert not model.bias.grad.any()
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9), (3, 7, 5)])
+def test_a_gradient_loses_its_strongest_directions_and_keeps_its_norm(shape) -> None:
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, sizes, right = torch.linalg.svd(gradient, full_matrices=False)
+    sizes[..., 0], sizes[..., 1] = 100, 50
+    whole = left @ torch.diag_embed(sizes) @ right
+    sizes[..., :REMOVED] = 0
+    rest = left @ torch.diag_embed(sizes) @ right
+    found = remove_strongest(whole)
+    norms = [torch.linalg.matrix_norm(one, keepdim=True) for one in (whole, rest)]
+    torch.testing.assert_close(found, rest * norms[0] / norms[1], rtol=1e-3, atol=1e-2)
+
+
+def test_what_gets_no_gradient_still_gets_none() -> None:
+    """Neither constants, nor rows of tokens that nobody read. Rounding would move them: AdamW takes
+    steps of one size, however small a gradient is."""
+    gradient = torch.randn((12, 6), generator=torch.Generator().manual_seed(0))
+    gradient[::2] = 0
+    gradient[1, 3] = 0
+    assert torch.equal(remove_strongest(gradient) == 0, gradient == 0)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 3), (1, 6), (5, 2)])
+def test_a_gradient_of_few_directions_stays(shape) -> None:
+    """Nothing but rounding would be left of it."""
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(remove_strongest(gradient), gradient)
+    assert not remove_strongest(torch.zeros(shape)).any()
 
 
 @pytest.mark.parametrize("hardened", [False, True])
@@ -121,13 +158,13 @@ def test_each_step_rehearses_fine_tuning_on_the_passages_of_the_last_lesson(
     student, intact, cut = (tiny_model(seed).float() for seed in range(3))
     given: list[tuple[Rehearsal, float]] = []
 
-    def note(learned, rehearsal, rate, relearn, forget, scale) -> None:
+    def note(learned, rehearsal, rate, relearn, forget, lesson, scale) -> float:
         if any(map(is_fake, learned)):
-            return
+            return 0.0
         assert len(learned) == sum(1 for _ in student.parameters())
         given.append((rehearsal, rate))
         if len(given) > 1:  # it has learned something
-            return
+            return 0.0
         chosen = np.array([2, 5, 11])
         tokens = torch.from_numpy(passages[chosen]).long()
         logits = [one(input_ids=tokens).logits.log_softmax(-1) for one in (student, cut)]
@@ -138,6 +175,8 @@ def test_each_step_rehearses_fine_tuning_on_the_passages_of_the_last_lesson(
         )
         apart = (taught.exp() * (taught - mine)).sum(2)[:, 3:].mean().item()
         assert sum(part() for part in forget(chosen)).item() == pytest.approx(0.5 * apart, rel=1e-4)
+        assert sum(part() for part in lesson).item() > 0
+        return 0.0
 
     monkeypatch.setattr(distillation, "harden", note)
     lessons = [

@@ -632,7 +632,7 @@ def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
     for recipe in made:
         manifest = read(tmp_path / f"out-{recipe.name}")
         assert tuple(step.kind for step in manifest.history) == recipe.steps
-        assert all((one.steps, one.hardened) == (2, True) for one in manifest.erasings)
+        assert all((one.steps, one.hardened) == (2, "selective") for one in manifest.erasings)
         assert all(one.steps == 3 for one in manifest.healings)
     before = snapshot(tmp_path)
     assert opened._make_results(plan) == made

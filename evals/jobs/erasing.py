@@ -144,7 +144,7 @@ class OpenedErasing(OpenedStep):
         made = record.teacher, record.hardened, step.is_adapter, step.max_shard_size
         return same_never and made == (
             chosen if self.way is None else self.way.record,
-            request.harden,
+            request.harden and "selective",
             request.as_adapter,
             request.folders.max_shard_size,
         )

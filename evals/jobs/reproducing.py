@@ -293,7 +293,7 @@ class Inputs:
         done = "taught" if step.erasing else "healed"
         schedule = Schedule(record.steps, record.seed, record.rank, record.learning_rate)
         if isinstance(record, ErasingRecord):
-            schedule = replace(schedule, hardened=record.hardened)
+            schedule = replace(schedule, hardened=bool(record.hardened))
         given = self.text if option == "text" else self.heal
         text, named = self._find_text(given, record, option), ", ".join(map(str, record.sources))
         tokenizer, size = load_tokenizer(model.folder), model.inventory.dimensions

@@ -89,9 +89,10 @@ ShowText = Annotated[
 ]
 Hardening = Annotated[
     bool,
-    "While teaching, rehearse fine-tuning on a tenth of the passages (at most 32), so that later "
-    "fine-tuning brings less back. A step takes three times as long. With the same number of "
-    "steps, the model loses more ability: take more of them, such as 240.",
+    "While teaching, rehearse fine-tuning on a tenth of the passages (at most 32), and learn "
+    "nothing along the directions that most passages share, so that later fine-tuning brings less "
+    "back. A step takes three times as long. The model loses more of its skill at text of the same "
+    "form as the passages.",
     Option("edit"),
 ]
 Never = Annotated[

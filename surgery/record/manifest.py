@@ -294,14 +294,15 @@ class ErasingRecord(TrainingRecord):
 
     `calibration`: the text that the variants of a cut that taught were fitted on. `passages`: those
     to forget; `never`: others of their form. `hardened`: also where fine-tuning on some of the
-    passages would lead.
+    passages would lead, without the directions that they share; True: in an earlier version, with
+    these.
     """
 
     teacher: Teacher
     calibration: CalibrationRecord | None = None
     passages: PassagesRecord
     never: NeverRecord | None = None
-    hardened: bool = False
+    hardened: Literal["selective"] | bool = False
 
     @property
     def cut_parts(self) -> list[EditedHeads]:

@@ -252,20 +252,20 @@ def _distill(
     assert rate is not None
     how: dict[str, Any] = {"rank": found.rank, "checkpointing": found.checkpointing, "seed": seed}
     student = make_student(base, **how, **making)
-    drawn = [one.draw(steps, seed + at) for at, one in enumerate(lessons)]
+    drawn = [(one, one.draw(steps, seed + at)) for at, one in enumerate(lessons)]
+    told: dict[str, Any] = {"clip": LARGEST_GRADIENT, "scale": student.scale}
+    if schedule.hardened:
+        told["begin"] = _make_hardening(student, *drawn.pop(), schedule, found.rows)
 
     def measure(step: int) -> list[LossPart]:
         return [
-            partial(_measure_lesson, student, lesson, share, some)
-            for lesson, rows in zip(lessons, drawn, strict=True)
-            for share, some in divide(rows[step], lesson.first, found.rows)
+            part
+            for lesson, rows in drawn
+            for part in _list_parts(student, lesson, rows[step], found.rows)
         ]
 
     losses, looks, best = list[float](), list[Look](), _Best(student.learned)
     passages = lessons[-1].spread(MOST_LOOKED_AT) if len(lessons) > 1 else None
-    told: dict[str, Any] = {"clip": LARGEST_GRADIENT, "scale": student.scale}
-    if schedule.hardened:
-        told["adjust"] = _make_hardening(student, lessons[-1], schedule, found.rows)
     for loss in descend(student.learned, measure, fall(rate, steps), **told):
         losses.append(round(loss, 6))
         advance(1)
@@ -298,10 +298,12 @@ class _Best:
 
 
 def _make_hardening(
-    student: Student, lesson: Lesson, schedule: Schedule, size: int
-) -> Callable[[int], None]:
-    """Returns what hardens each step of `lesson` against training on its rows. `size`: rows of a
-    pass."""
+    student: Student, lesson: Lesson, taken: Rows, schedule: Schedule, size: int
+) -> Callable[[int], float]:
+    """Returns what begins each step with a lesson that is hardened against training on its rows.
+
+    `taken`: the rows of all steps, int32 [steps, B, T]. `size`: rows of a pass.
+    """
     drawn = draw_rehearsals(len(lesson.rows), lesson.per_step, schedule.steps, schedule.seed)
 
     def relearn(share: float, rows: Rows) -> torch.Tensor:
@@ -312,15 +314,21 @@ def _make_hardening(
         return [partial(relearn, *some) for some in divide(lesson.rows[chosen], 1, size)]
 
     def list_forgotten(chosen: Chosen) -> list[LossPart]:
-        parts = divide(lesson.rows[chosen], lesson.first, size)
-        return [partial(_measure_lesson, student, lesson, *some) for some in parts]
+        return _list_parts(student, lesson, lesson.rows[chosen], size)
 
-    def adjust(step: int) -> None:
+    def begin(step: int) -> float:
         assert schedule.learning_rate is not None
-        parts = list_relearned, list_forgotten
-        harden(student.learned, drawn[step], schedule.learning_rate, *parts, student.scale)
+        parts = list_relearned, list_forgotten, _list_parts(student, lesson, taken[step], size)
+        how = schedule.learning_rate, *parts, student.scale
+        return harden(student.learned, drawn[step], *how)
 
-    return adjust
+    return begin
+
+
+def _list_parts(student: Student, lesson: Lesson, rows: Rows, size: int) -> list[LossPart]:
+    """The loss on rows of a lesson, int32 [B, T], in passes of at most `size` rows."""
+    parts = divide(rows, lesson.first, size)
+    return [partial(_measure_lesson, student, lesson, *some) for some in parts]
 
 
 def _measure_lesson(student: Student, lesson: Lesson, share: float, rows: Rows) -> torch.Tensor:

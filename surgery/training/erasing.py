@@ -126,7 +126,7 @@ def teach_to_forget(
         calibration=way.calibration,
         passages=passages.record,
         never=None if never is None else never.tell(erased, before),
-        hardened=schedule.hardened,
+        hardened="selective" if schedule.hardened else False,
     )
     return Trained(weights, record, adapter)
 

@@ -1,9 +1,13 @@
-"""Hardens a lesson against someone who trains the student further: they are rehearsed as it learns.
+"""Hardens a lesson against someone who trains the student further.
 
 At each step, a few steps of fine-tuning on some of the passages are taken and undone. What the
-lesson says at the weights that they reach joins the gradient of that step, so that the student
-learns to forget there as well. Second derivatives are left out (Tamirisa et al. 2024, arXiv
+lesson says at the weights that they reach joins its gradient where the student is, so that the
+student learns to forget there as well. Second derivatives are left out (Tamirisa et al. 2024, arXiv
 2408.00761, to first order).
+
+That gradient then loses its strongest directions in each weight matrix. They are what passages
+share with each other and with other text: learning them costs ability, and fine-tuning brings them
+back first (RepSelect, Sondej and Yang 2026, arXiv 2606.17168, takes those of many steps).
 """
 
 from __future__ import annotations
@@ -28,6 +32,10 @@ STREAM = 1
 """Tells the draws of rehearsals from those of others with the same seed."""
 MOST_STEPS = 6
 """Steps of fine-tuning that are rehearsed at most; their number is drawn at each step."""
+REMOVED = 2
+"""Directions that the gradient of a matrix loses."""
+ROUNDS = 8
+"""Of the power iteration that finds them."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +71,41 @@ def harden(
     learning_rate: float,
     relearn: Callable[[npt.NDArray[np.intp]], Sequence[LossPart]],
     forget: Callable[[npt.NDArray[np.intp]], Sequence[LossPart]],
+    lesson: Sequence[LossPart],
     scale: float = 1.0,
-) -> None:
-    """Adds to the gradients of what is learned that of `forget` where `relearn` would take it.
+) -> float:
+    """Makes the gradients of a step of a lesson for what is learned. Returns the lesson's loss.
 
-    `relearn`, `forget`: indices of passages → the parts of the model's loss. `scale`: as for
-    `descend`. All that is learned holds then what it held before.
+    `relearn`, `forget`: indices of passages → the parts of the model's loss. `lesson`: those of the
+    step. `scale`: as for `descend`. All that is learned holds then what it held before.
     """
-    before = [one.grad for one in learned]
     rates = [learning_rate] * rehearsal.steps
     with _keep(learned):
         for _ in descend(learned, lambda _: relearn(rehearsal.learned), rates, scale=scale):
             pass
         add_gradients(learned, forget(rehearsal.others), scale)
-    for one, first in zip(learned, before, strict=True):
-        if first is not None:
-            one.grad = first if one.grad is None else first.add_(one.grad)
+    loss = add_gradients(learned, lesson, scale)
+    for one in learned:
+        if one.grad is not None and one.ndim > 1:
+            one.grad = remove_strongest(one.grad)
+    return loss
+
+
+def remove_strongest(gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient, [..., rows, columns], without the `REMOVED` largest singular directions of each
+    matrix, at the norm that it had.
+
+    Numbers that are zero stay: a constant of the model must get no gradient. So does a matrix that
+    has no more directions.
+    """
+    start = torch.Generator().manual_seed(0)
+    right = torch.randn(gradient.shape[-1], REMOVED, generator=start).to(gradient)
+    for _ in range(ROUNDS):
+        right = torch.linalg.qr(gradient.mT @ (gradient @ right)).Q
+    rest = gradient - (gradient @ right) @ right.mT
+    rest = torch.where(gradient == 0, 0.0, rest)
+    whole, left = (torch.linalg.matrix_norm(one, keepdim=True) for one in (gradient, rest))
+    return torch.where(left > 1e-3 * whole, rest * (whole / left), gradient)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def descend(
     measure: Callable[[int], Sequence[LossPart]],
     rates: Iterable[float],
     *,
-    adjust: Callable[[int], None] = lambda step: None,
+    begin: Callable[[int], float] = lambda step: 0.0,
     clip: float | None = None,
     scale: float = 1.0,
     optimizer: Optimizer = "AdamW",
@@ -42,10 +42,10 @@ def descend(
     """Trains float32 tensors in place. Yields the loss before each step, once the step is taken.
 
     `measure`: step, from 0 → the parts of its loss. Several processes share them, and take the same
-    step. `rates`: the learning rate of each step. `adjust` gets a step whose gradients are there,
-    and may change them. `clip`: the norm to which they are clipped then. `scale`: what losses are
-    multiplied by on their way back, and gradients divided by when they are there. `optimizer`: SGD
-    is that without momentum.
+    step. `rates`: the learning rate of each step. `begin` gets a step that has no gradients yet. It
+    may make some, and returns their loss; the parts of `measure` are added. `clip`: the norm to
+    which the sum is clipped then. `scale`: what losses are multiplied by on their way back, and
+    gradients divided by when they are there. `optimizer`: SGD is that without momentum.
 
     Raises `NotFiniteError` before the first step whose loss is not finite.
     """
@@ -54,7 +54,7 @@ def descend(
     how = kinds[optimizer](learned, lr=0.0, weight_decay=0.0, foreach=False)
     for step, rate in enumerate(rates):
         how.zero_grad()
-        loss = add_gradients(learned, measure(step), scale)
+        loss = begin(step) + add_gradients(learned, measure(step), scale)
         if not math.isfinite(loss):
             raise NotFiniteError(
                 "the loss is not finite while training",
@@ -63,7 +63,6 @@ def descend(
                 got=str(loss),
                 fix="train on other text, for fewer steps, or at a lower rate",
             )
-        adjust(step)
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(learned, clip)
         for group in how.param_groups:
@@ -76,11 +75,14 @@ def descend(
 def add_gradients(
     learned: Sequence[torch.Tensor], parts: Sequence[LossPart], scale: float = 1.0
 ) -> float:
-    """Computes the gradients of a loss for `learned`, which must have none. Returns the loss.
+    """Adds the gradients of a loss to those that `learned` has. Returns the loss.
 
     Gradients and losses are summed over processes. `scale`: as for `descend`.
     """
     processes, loss = current_processes(), 0.0
+    before = [one.grad for one in learned]
+    for one in learned:
+        one.grad = None
     for number, part in enumerate(parts):
         if not processes.is_own(number):
             continue
@@ -96,6 +98,9 @@ def add_gradients(
         for one in learned:
             if one.grad is not None:
                 one.grad.div_(scale)
+    for one, earlier in zip(learned, before, strict=True):
+        if earlier is not None:
+            one.grad = earlier if one.grad is None else earlier.add_(one.grad)
     return sum(processes.gather([loss]))
 
 

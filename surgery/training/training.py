@@ -11,7 +11,7 @@ import torch
 from surgery.checkpoint.torch_tensors import TAGS
 from surgery.editing.loading import choose_device, has_arithmetic
 from surgery.fitting.calibration import Calibration, Text
-from surgery.record.manifest import TrainingRecord
+from surgery.record.manifest import ErasingRecord, TrainingRecord
 
 STEPS = 80
 ROWS = 16
@@ -92,6 +92,8 @@ def find_obstacle(record: TrainingRecord) -> str | None:
     """What a machine needs to repeat a recorded training and this one lacks; None if nothing."""
     if record.rank and record.kept is None:
         return "version 0.3.0, which made other adapters than later ones"
+    if isinstance(record, ErasingRecord) and record.hardened is True:
+        return "the version that made it, which hardened in another way"
     if record.device not in ("cpu", choose_device().type):
         return f"a device of the type {record.device}, on which it was trained"
     passes = get_passes(record)
