@@ -8,7 +8,7 @@ never saw the passages.
 Makes each defense as its command would (three quarters of the passages are listed), and attacks the
 listed passages in one draw:
 
-- by questions: `any`, `hints:8`, `hints:16` (a longer prefix), and `in-context`;
+- by questions: `any`, `hints:8`, and `in-context`, which makes the prefix longer;
 - by training: `relearn`, and `TUNED`, a part of the grid of `relearn-strongest`: other optimizers,
   rates, more passages, other text, and more steps than any defense rehearses. The attacker chooses
   among these by passages that he holds;
@@ -56,7 +56,7 @@ from surgery.record.measured import EDITED, Measured
 from surgery.training.training import WINDOW
 
 LEFT_OUT, WINDOWS = 0.25, 128
-ASKING = ("any", "hints:8", "hints:16", "in-context")
+ASKING = ("any", "hints:8", "in-context")
 TUNED = (
     Setting("all weights on half of the passages", 1e-3, 100),
     Setting("all weights on half of the passages", 3e-4, 100),

@@ -91,7 +91,7 @@ def compare_attackers(report: Report, edit: EditRecord) -> dict[str, tuple[int, 
 
 
 def _make_bar(model: str, row: Measured) -> Bar:
-    most = row.details["bound"] if model != "before" and row.ci95 else None
+    most = float(row.details["bound"] or 0) if model != "before" and row.ci95 else None
     bound = f", likely at most {format_bound(most)} %" if most is not None else ""
     return Bar(model, row.value or 0.0, most, tell(row) + bound)
 
