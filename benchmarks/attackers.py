@@ -71,7 +71,7 @@ TUNED = (
 first, and of each kind the fastest."""
 TAUGHT, LISTED_STEPS = 30, 60
 """Records of each kind that a private model learns, and the steps that it takes."""
-BASE, TWIN = "not edited", "never saw the passages"
+BASE, TWIN, STEPS = "not edited", "never saw the passages", " steps"
 
 
 def choose_records(drawn: list[Record], tokenizer: Any) -> list[Record]:
@@ -138,7 +138,7 @@ class Bed:
         for way, harden, steps in product(ways, (False, True), self.steps):
             who = {"cut": "the cut", self.public: "the public base"}.get(way, way)
             parts = [f"erased by {who}"] + ["hardened"] * harden
-            parts += [f"{steps} steps"] * (len(self.steps) > 1)
+            parts += [f"{steps}{STEPS}"] * (len(self.steps) > 1)
             make = partial(self._erase, by=way, harden=harden, steps=steps)
             found[", ".join(parts)] = make
         return found
@@ -241,17 +241,20 @@ def make_row(
     unlisted = bed.passages.select(bed.unlisted)
     others = Target(loaded.model, loaded.tokenizer, unlisted, unlisted.tokens)
     apart = find_attack("any").run(others).recovered
+    way, _, steps = name.partition(STEPS)[0].rpartition(", ")
     row: dict[str, Any] = {
         "bed": bed.model if bed.public is None else f"{bed.public}, fine-tuned",
         "defense": name,
+        "way": {TWIN: "twin"}.get(name, way if name.endswith(STEPS) else name),
+        "strength": steps if name.endswith(STEPS) else "",
         "loss": measure_rise(bed, loaded, text),
-        "kl": measure_text(bed.base.model, loaded.model, text)["kl"],
+        "cost": measure_text(bed.base.model, loaded.model, text)["kl"],
         "form": measure_rise(bed, loaded, bed.passages.select(~bed.passages.trained_on).tokens),
         "unlisted": Cell(value=float(apart.mean()), n=len(apart)),
-        **{one: make_cell(share) for one, share in shares.items()},
+        **{one: make_cell(share) for one, share in shares.items() if one in KNOWN},
         "setting": name_best(after.get("relearn-strongest", after["relearn"])),
-        "best": best,
-        "most": make_cell(shares[best]),
+        "by": f"`{best}`" if shares[best].value else "",
+        "best": make_cell(shares[best]),
     }
     if above is not None and name not in (BASE, TWIN):
         row["above"] = Cell(value=above.difference, ci95=above.ci95, n=shares[best].n)
@@ -264,8 +267,10 @@ def make_row(
 COLUMNS = [
     Column(key="bed", heading="model"),
     Column(key="defense", heading="defense"),
+    Column(key="way", heading="way"),
+    Column(key="strength", heading="steps"),
     Column(key="loss", heading="loss", unit="rise"),
-    Column(key="kl", heading="KL", unit="nats"),
+    Column(key="cost", heading="KL", unit="nats"),
     Column(key="form", heading="form", unit="rise", digits=2),
     Column(key="unlisted", heading="not listed: `any`", unit="share"),
     *(
@@ -275,11 +280,12 @@ COLUMNS = [
     Column(key="setting", heading="by which training"),
     *(Column(key=name, heading=f"`{name}`", unit="share") for name in ("revive", "graft")),
     Column(key="graft-wide", heading="`graft-wide`", unit="share"),
-    Column(key="best", heading="best attack"),
-    Column(key="most", heading="it recovers", unit="share"),
+    Column(key="best", heading="best attack", unit="share"),
+    Column(key="by", heading="which"),
     Column(key="above", heading="above the model that never saw them", unit="points"),
     Column(key="half-known", heading="best, of the half that it predicts best", unit="share"),
 ]
+KNOWN = {column.key for column in COLUMNS}
 MEASURES = ["surgery/training", "evals/measure/attacks"]
 
 
