@@ -377,7 +377,7 @@ def test_many_edits(name: str) -> None:
     def measure(model: Any) -> Any:
         told: Any = {"fit": Fitter(model, make_text()).fit, "costs": True}
         found = Engine(model, passages(name), ROWS, **told).measure(edits)
-        return [{**vars(one), "selection": None} for one in found]
+        return [{**vars(one), "selection": None, "skills": None} for one in found]
 
     compare(model_named(name), spread, measure)
 

@@ -116,7 +116,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
     edit = edit_in(output)
     assert (outcome.code, edit.state) == (0, "kept")
     assert (report.base.name, edit.name) == ("base", "edited")
-    assert list_costs(report) == [*(f"task.{name}" for name in NAMES), "heldout"]
+    assert list_costs(report) == [*(f"task.{name}" for name in NAMES), "heldout", "form"]
     assert edit.edit is not None
     (step,) = edit.edit.history
     assert (step.blocks, step.variant, step.layout) == ((0,), "zero", "stock")
@@ -384,7 +384,7 @@ def test_again_no_benchmark_is_run_and_nothing_changes(work, done, monkeypatch, 
     more = (*more, "--overwrite")
     assert attn_surgery(*arguments(work, *more)).code == 0  # an earlier report is replaced
     assert ran == ["local_choice base", "local_choice edited"]
-    assert list_costs(read_report(work / "again")) == ["task.local_choice", "heldout"]
+    assert list_costs(read_report(work / "again")) == ["task.local_choice", "heldout", "form"]
 
 
 def test_a_batch_size_found_for_the_base_is_the_edited_models(work):

@@ -155,7 +155,7 @@ def read_table() -> dict[tuple[str, str], dict[tuple[str, str], str]]:
     for line in lines[2:]:
         if not line.startswith("|"):
             break
-        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        name, *cells = (cell.strip() for cell in line[1:-1].split("|"))
         headed = re.match(r"\*\*(\w+):", name)
         layout = headed[1] if headed else layout
         row = dict(

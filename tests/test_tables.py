@@ -44,6 +44,7 @@ from evals.choose.sweep.report import SweepResult
 from evals.data import Samples
 from evals.jobs.asking import MeasureRequest
 from evals.jobs.proposing import Proposal, ProposalRequest
+from evals.jobs.recipes import Recipe, place_results
 from evals.table.limits import describe_splits
 from surgery.card.measurements import list_tables
 from surgery.record.measured import BASE, EDITED, Measured
@@ -121,6 +122,8 @@ def audited(rows: list[Measured] | None = None) -> Report:
     return make_report([*recital(), *(audit() if rows is None else rows)], asked)
 
 
+BOTH = several(example(), example())
+CUTS = [Recipe(("cut",)), Recipe(("cut", "heal"))]
 TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "sweep": (lambda: printing.print_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
     "search": (
@@ -158,8 +161,8 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     ),
     "evaluate a twin": (lambda: printing.print_report(twinned()), [r"\+11\.1 \[−9\.1, \+29\.1\]"]),
     "mitigate": (
-        lambda: printing.print_results(several(example(), example()), {"a": "one", "b": "two"}),
-        [r"16\.7%"],
+        lambda: printing.print_results(BOTH, CUTS, place_results(BOTH, CUTS)),
+        [r"16\.7%", r"on it"],
     ),
     "compare-evals": (
         lambda: printing.print_comparison(tasks(), "base", "edited"),

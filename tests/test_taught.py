@@ -211,7 +211,7 @@ def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None
     assert "--plan plan.json" in report.commands[0], "what trains on the same half"
     page = (tmp_path / "half" / "report.html").read_text()
     assert "Passages that it was taught" in page
-    assert "Of the 6 other passages, which it was taught, it recites" in page
+    assert "Of the 6 other passages, which it was taught, it completes" in page
     assert "None of these passages was taught." in page
 
     whole = evaluate(work, tmp_path / "all", work / "all", more=("--max", "greedy=0.9"))

@@ -110,7 +110,7 @@ def choose_teacher(
     measure = make_recovery(f"hints:{max(1, samples.suffix_length // HINTED)}")
     known = len(members)
 
-    def judge(taught_by: Selection | ShortContext, evidence: Evidence) -> Teacher:
+    def measure_teacher(taught_by: Selection | ShortContext, evidence: Evidence) -> Teacher:
         recovered = float(measure.recovered(evidence)[:known].mean())
         lengths = measure_lengths(every.suffixes)
         wrong = (~evidence.right).sum(axis=1) / lengths
@@ -121,10 +121,10 @@ def choose_teacher(
         engine = Engine(loaded.model, every, editable=editable)
         with show_progress("choose a teacher", engine.work(runs)) as advance:
             measured = engine.measure(runs, advance=advance)
-        tried.append(_find_best(judge(one.selection, one.evidence) for one in measured))
+        tried.append(_find_best(measure_teacher(one.selection, one.evidence) for one in measured))
     if context is not None:
         evidence = _see_little(loaded.model, every, context)
-        tried.append(judge(ShortContext(context=context), evidence))
+        tried.append(measure_teacher(ShortContext(context=context), evidence))
     best = _find_best(tried)
     looked = f"{len(runs)} runs of blocks" + ("" if context is None else " and a short context")
     told = f"teacher: {best.describe(size.num_heads)}, of {looked}: {measure.name} recovers "

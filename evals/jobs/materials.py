@@ -75,8 +75,8 @@ def open_materials(
 ) -> Materials:
     """Finds everything before any work starts. Tasks load slowly, so they come last.
 
-    `models`: names and revisions. Before tasks load, they are looked up, as are the twin and
-    `base`, at the commit that one of the models records. Raises `SurgeryError` for anything
+    `models`: names and revisions. Before tasks load, they are looked up, and so is `base`, at the
+    commit that one of the models records. Raises `SurgeryError` for anything
     unusable, and `UnknownNameError` if a limit is on a task that is not run.
     """
     front = read_search(request.front) if request.front else None
@@ -95,7 +95,9 @@ def open_materials(
         source = str(named[0]) if named else lab
         controls = [TextSource(name=source)] if source else []
     if request.task_names:
-        _look_up(request, models, base)
+        _look_up(models, base)
+    if request.attacks.twin:
+        find_outline(request.attacks.twin)
     sibling = find_sibling(request.attacks.sibling, ())
     benchmarks = None
     if request.task_names:
@@ -111,15 +113,11 @@ def open_materials(
     return Materials(request, benchmarks, *texts, sibling, front, request.run.store)
 
 
-def _look_up(
-    request: MeasureRequest, models: Iterable[tuple[str, str | None]], base: str | None
-) -> None:
+def _look_up(models: Iterable[tuple[str, str | None]], base: str | None) -> None:
     """Finds models without their weights. Arguments: as for `open_materials`."""
     outlines = [find_outline(model, revision)[0] for model, revision in models]
     if base is not None:
         find_outline(base, find_recorded_commit(base, outlines))
-    if request.attacks.twin:
-        find_outline(request.attacks.twin)
 
 
 def read_search(path: Path) -> Front:
