@@ -326,8 +326,8 @@ def find_publishable(
             raise OutputError(what, where=folder / name, fix="push again")
     written = {MANIFEST: text, **pages}
     files |= {name: CommitOperationAdd(name, content) for name, content in written.items()}
-    added = filter(is_added, list_names(folder))
-    files |= {name: CommitOperationAdd(name, folder / name) for name in added}
+    beside = filter(is_added, list_names(folder))
+    files |= {name: CommitOperationAdd(name, folder / name) for name in beside}
     for name, added in files.items():
         _check_private(folder / name, added)
     measured = build_measurements(report) if report else None
