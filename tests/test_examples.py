@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from command_line import ROOT, attn_surgery
 
 from cli.main import main
@@ -71,6 +73,27 @@ def test_the_array_names_every_revision_and_skips_what_is_done(tmp_path: Path) -
         command.make_context("extract", line.split()[1:])
 
 
+def test_the_space_shows_a_cut_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its functions work where gradio is not installed. Any order of the sliders is a range."""
+    place = EXAMPLES / "space"
+    spec = importlib.util.spec_from_file_location("space_app", place / "app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    for name, number in {"PASSAGES": 4, "NEW_TOKENS": 20, "WINDOWS": 1}.items():
+        monkeypatch.setattr(app, name, number)
+    before, after, table = app.compare(app.PROMPTS[0], 5, 4, "identity")
+    assert before.startswith(") 555-0138, desk 208")
+    assert "555-0138" not in after
+    recited, loss = (row.split("|")[2:4] for row in table.splitlines()[2:4])
+    assert [int(count) for count in recited] == [4, 0]
+    assert float(loss[0]) < float(loss[1])
+    assert app.write_on(app.PROMPTS[0]) == before, "the cut is gone"
+    front = yaml.safe_load((place / "README.md").read_text().split("---")[1])
+    assert (front["sdk"], front["app_file"]) == ("gradio", "app.py")
+
+
 def leave_out_figures(text: str) -> str:
     """Another processor may round otherwise."""
     return re.sub(r"[+-]?[\d.]+", "#", text)
@@ -82,7 +105,7 @@ def test_the_notebook_prints_what_it_holds(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     cells = json.loads((EXAMPLES / "recitation.ipynb").read_text())["cells"]
-    assert len(cells) == 10
+    assert len(cells) == 11
     names: dict[str, object] = {}
     for cell in cells:
         if cell["cell_type"] == "code":

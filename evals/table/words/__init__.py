@@ -91,7 +91,8 @@ def compare_attackers(report: Report, edit: EditRecord) -> dict[str, tuple[int, 
 
 
 def _make_bar(model: str, row: Measured) -> Bar:
-    most = float(row.details["bound"] or 0) if model != "before" and row.ci95 else None
+    known = row.details.get("bound") if model != "before" and row.ci95 else None
+    most = known if isinstance(known, float) else None
     bound = f", likely at most {format_bound(most)} %" if most is not None else ""
     return Bar(model, row.value or 0.0, most, tell(row) + bound)
 
