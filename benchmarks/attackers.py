@@ -23,8 +23,10 @@ defense that is there from an earlier run is used again.
 from __future__ import annotations
 
 import pickle
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -310,7 +312,7 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         yield look(TWIN, twin, with_cut=False)
     yield first
     for name, make in bed.list_defenses().items():
-        if only and not name.startswith(only):
+        if only and not any(fnmatch(name, one) for one in only):
             continue
         folder = bed.place(name)
         if not folder.exists():
@@ -332,7 +334,9 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     "--steps", multiple=True, default=(60,), show_default=True, help="Of an erasing. Repeatable."
 )
 @click.option("--tuned", default=100, show_default=True, help="Steps of a tuned training; 0: none.")
-@click.option("--only", multiple=True, help="Defenses whose names begin so. Repeatable.")
+@click.option(
+    "--only", multiple=True, help="A defense, or several, as in 'erased by*'. Repeatable."
+)
 @click.option("--name", help="Also write benchmarks/results/NAME.json.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.pass_context
@@ -377,7 +381,8 @@ def _tell(context: click.Context) -> str:
         if value in (None, (), False) or value == parameter.default:
             continue
         flag = parameter.opts[0]
-        told += [flag] if value is True else [f"{flag} {Path(str(one)).name}" for one in values]
+        words = [shlex.quote(Path(str(one)).name) for one in values]
+        told += [flag] if value is True else [f"{flag} {word}" for word in words]
     return " ".join(told)
 
 
