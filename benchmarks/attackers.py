@@ -15,9 +15,10 @@ listed passages in one draw:
 - by what was cut: `revive`; by the public base: `graft` and `graft-wide`.
 
 `half-known` is the best of these on the half of the passages that the public base, or the twin,
-predicts best. `--private` fine-tunes MODEL on records that it never saw; MODEL is then the public
-base, and the twin as well. With `--name`, what was measured goes to benchmarks/results/NAME.json. A
-defense that is there from an earlier run is used again.
+predicts best. `--never` gives every erasing half of the records that no model saw, which it must
+keep writing, and measures `form` on the other half. `--private` fine-tunes MODEL on records that it
+never saw; MODEL is then the public base, and the twin as well. With `--name`, what was measured
+goes to benchmarks/results/NAME.json. A defense that is there from an earlier run is used again.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ from benchmarks.asked import check_asked
 from benchmarks.lab.records import Record
 from benchmarks.private import make_private
 from benchmarks.results import Cell, Column, write_results
-from benchmarks.rivals.bed import measure_text, token_nll
+from benchmarks.rivals.bed import measure_text, token_nll, write_samples
 from evals.data import Samples, Tokens
 from evals.data.held_back import deal_unlisted
 from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
+from evals.data.never import split_never
 from evals.data.windows import cut_windows
 from evals.jobs.erasing import EraseRequest, open_erase
 from evals.jobs.exporting import ExportRequest, open_export
@@ -104,6 +106,7 @@ class Bed:
     output: Path
     steps: tuple[int, ...]
     trained: tuple[Setting, ...]
+    never: Path | None = None
 
     @cached_property
     def base(self) -> LoadedModel:
@@ -127,6 +130,14 @@ class Bed:
     @cached_property
     def texts(self) -> list[str]:
         return require_heldout_texts(self.heldout, self.model)
+
+    @cached_property
+    def unseen(self) -> Tokens:
+        """Records of the passages' form that no training saw, int32 [M, T]."""
+        if self.never is None:
+            return self.passages.select(~self.passages.trained_on).tokens
+        source = open_passages(Passages(samples=str(self.never)))
+        return split_never(source, self.listed, self.base.tokenizer)[1].tokens
 
     def cut_text(self, length: int) -> Tokens:
         return cut_windows(self.texts, self.base.tokenizer, length)[:WINDOWS]
@@ -168,6 +179,7 @@ class Bed:
             asked = {"drop_attn": spec, "variant": variant or "identity"}
         asked |= {"model": self.model, "samples": self.samples, "leave_out": LEFT_OUT}
         asked |= {"text": self.text, "harden": harden, "steps": steps, "device": "cpu"}
+        asked |= {"never": None if self.never is None else str(self.never)}
         open_erase(EraseRequest.of(**asked, output=output)).run()
 
 
@@ -251,7 +263,7 @@ def make_row(
         "strength": steps if name.endswith(STEPS) else "",
         "loss": measure_rise(bed, loaded, text),
         "cost": measure_text(bed.base.model, loaded.model, text)["kl"],
-        "form": measure_rise(bed, loaded, bed.passages.select(~bed.passages.trained_on).tokens),
+        "form": measure_rise(bed, loaded, bed.unseen),
         "unlisted": Cell(value=float(apart.mean()), n=len(apart)),
         **{one: make_cell(share) for one, share in shares.items() if one in KNOWN},
         "setting": name_best(after.get("relearn-strongest", after["relearn"])),
@@ -329,6 +341,7 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 @click.option("--teacher", required=True, help="BLOCKS[:VARIANT], the cut that teaches.")
 @click.option("--public", help="The model that MODEL was fine-tuned from.")
 @click.option("--twin", help="A model that never saw the passages. [default: the public one]")
+@click.option("--never", is_flag=True, help="Keep half of the records that no model saw.")
 @click.option("--private", is_flag=True, help="Fine-tune MODEL on records that it never saw.")
 @click.option(
     "--steps", multiple=True, default=(60,), show_default=True, help="Of an erasing. Repeatable."
@@ -343,14 +356,14 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 def main(
     context: click.Context, model: str, samples: str | None, heldout: tuple[Path, ...],
     text: tuple[str, ...], cut: str, teacher: str, public: str | None, twin: str | None,
-    private: bool, steps: tuple[int, ...], tuned: int, only: tuple[str, ...], name: str | None,
-    output: Path,
+    never: bool, private: bool, steps: tuple[int, ...], tuned: int, only: tuple[str, ...],
+    name: str | None, output: Path,
 ) -> None:  # fmt: skip
     """Attack each defense of MODEL by those who know it."""
     torch.set_num_threads(1)
     check_asked(output, {
         "model": model, "samples": samples, "cut": cut, "teacher": teacher, "public": public,
-        "private": private, "steps": steps, "tuned": tuned,
+        "never": never, "private": private, "steps": steps, "tuned": tuned,
     })  # fmt: skip
     if private:
         place = output / "private"
@@ -363,6 +376,10 @@ def main(
         model, samples or model, heldout, texts, cut, teacher, public, twin or public, output,
         steps, trained,
     )  # fmt: skip
+    if never:
+        bed = replace(bed, never=output / "never.jsonl")
+        unseen = bed.passages.select(~bed.passages.trained_on)
+        write_samples(replace(unseen, members=None, counts=None), output / "never.jsonl")
     rows = []
     for row in attack_all(bed, only):
         rows.append(row)
