@@ -257,7 +257,7 @@ def make_row(
     apart = find_attack("any").run(others).recovered
     way, _, steps = name.partition(STEPS)[0].rpartition(", ")
     row: dict[str, Any] = {
-        "bed": bed.model if bed.public is None else f"{bed.public}, fine-tuned",
+        "bed": Path(bed.model).name if bed.public is None else f"{bed.public}, fine-tuned",
         "defense": name,
         "way": {TWIN: "twin"}.get(name, way if name.endswith(STEPS) else name),
         "strength": steps if name.endswith(STEPS) else "",
@@ -391,11 +391,12 @@ def main(
 
 def _tell(context: click.Context) -> str:
     """The arguments of this command, with the names of files and folders alone."""
-    told = [str(context.params["model"])]
+    model = str(context.params["model"])
+    told = [Path(model).name if Path(model).exists() else model]
     for parameter in context.command.params[1:]:
         value = context.params[str(parameter.name)]
         values = value if isinstance(value, tuple) else (value,)
-        if value in (None, (), False) or value == parameter.default:
+        if value is None or value is False or value in ((), parameter.default):
             continue
         flag = parameter.opts[0]
         words = [shlex.quote(Path(str(one)).name) for one in values]

@@ -22,6 +22,8 @@ from evals.table.charts.panels import Point, Series
 
 PICTURES = ROOT / "docs" / "pictures"
 TWIN = "twin"
+ATTACKS = ("any", "hints:8", "in-context", "relearn", "relearn-strongest", "revive")
+SHOWN = ("not edited", "cut", "erased by the cut", "erased by the cut, hardened")
 _SHARES = (0, 1, 2, 5, 10, 20, 50, 100)
 _NATS = (0, 0.1, 0.3, 1, 3, 10, 30)
 
@@ -124,15 +126,15 @@ def draw_steps(results: Results) -> Chart:
 
 
 def draw_before_after(results: Results) -> Chart:
-    """Recovered before and after, for each attack. Columns: `name`, `pythia`, `pythia_hardened`."""
-    rows = [re.sub(r"`|, n = \d+", "", str(row["name"])) for row in results.rows]
+    """What each attack recovers before and after. Of `benchmarks.attackers`, the rows `SHOWN`."""
+    rows = {str(row["defense"]): row for row in results.rows}
 
-    def list_dots(key: str) -> list[Dot | None]:
-        shares = [read_number(row, key) for row in results.rows]
+    def list_dots(defense: str) -> list[Dot | None]:
+        shares = [read_number(rows[defense], attack) for attack in ATTACKS]
         return [None if share is None else Dot(share) for share in shares]
 
-    dots = {"before": list_dots("pythia"), "after": list_dots("pythia_hardened")}
-    return draw_dots("Recovered by each attack, before and after", "recovered", rows, dots)
+    dots = {name: list_dots(name) for name in SHOWN}
+    return draw_dots("Recovered by each attack, before and after", "recovered", [*ATTACKS], dots)
 
 
 def draw_blocks(results: Results) -> Chart:
@@ -159,8 +161,9 @@ def draw_blocks(results: Results) -> Chart:
 
 DRAWN: Mapping[str, Picture] = {
     "frontier": Picture("frontier", draw_frontier),
+    "private": Picture("attackers-private", draw_frontier),
     "steps": Picture("relearn-strongest", draw_steps),
-    "before-after": Picture("hardened", draw_before_after),
+    "before-after": Picture("attackers-neo", draw_before_after),
     "blocks": Picture("blocks", draw_blocks),
 }
 

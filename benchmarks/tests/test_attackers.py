@@ -47,17 +47,19 @@ def test_records_that_are_kept_are_not_those_that_test_the_form(tmp_path: Path) 
     assert len(BED.unseen) == len(every)
 
 
-def test_a_command_is_told_without_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_is_told_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
 
     def catch(context: click.Context) -> None:
         told.append(_tell(context))
 
     monkeypatch.setattr(main, "invoke", catch)
-    given = "lab:pythia --cut 0:zero --teacher 1 --twin /home/me/twin --steps 20 --steps 60 --only"
-    CliRunner().invoke(main, [*given.split(), "erased by*", "--output", "/tmp/o"])
+    given = "--cut 0:zero --teacher 1 --twin /home/me/twin --steps 20 --steps 60 --tuned 0 --only"
+    model = tmp_path / "model"
+    model.mkdir()
+    CliRunner().invoke(main, [str(model), *given.split(), "erased by*", "--output", "/tmp/o"])
     assert told == [
-        "lab:pythia --cut 0:zero --teacher 1 --twin twin --steps 20 --steps 60 "
+        "model --cut 0:zero --teacher 1 --twin twin --steps 20 --steps 60 --tuned 0 "
         "--only 'erased by*' --output o"
     ]
 
