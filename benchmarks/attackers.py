@@ -38,6 +38,8 @@ import numpy as np
 import torch
 
 from benchmarks.asked import check_asked
+from benchmarks.knowing import STEPS as PRIVATE_STEPS
+from benchmarks.knowing import choose_records
 from benchmarks.lab.records import Record
 from benchmarks.private import make_private
 from benchmarks.results import Cell, Column, write_results
@@ -73,18 +75,13 @@ TUNED = (
 )
 """Eight of the trainings of `relearn-strongest`, to 100 steps: those that take all weights come
 first, and of each kind the fastest."""
-TAUGHT, LISTED_STEPS = 30, 60
-"""Records of each kind that a private model learns, and the steps that it takes."""
+TAUGHT = 30
+"""Records of each kind that a private model learns."""
 BASE, TWIN, STEPS = "not edited", "never saw the passages", " steps"
 
 
-def choose_records(drawn: list[Record], tokenizer: Any) -> list[Record]:
-    """Records to learn, as many of each kind, and those that stay unseen."""
-    learned: list[Record] = []
-    for kind in sorted({record.kind for record in drawn}):
-        some = [record for record in drawn if record.kind == kind and record.member]
-        learned += [replace(record, count=1) for record in some[:TAUGHT]]
-    return learned + [record for record in drawn if not record.member]
+def choose_more_records(drawn: list[Record], tokenizer: Any) -> list[Record]:
+    return choose_records(drawn, tokenizer, TAUGHT)
 
 
 @dataclass(frozen=True)
@@ -367,7 +364,7 @@ def main(
     })  # fmt: skip
     if private:
         place = output / "private"
-        public, model = model, str(make_private(model, choose_records, LISTED_STEPS, place))
+        public, model = model, str(make_private(model, choose_more_records, PRIVATE_STEPS, place))
         samples = str(place / "records.jsonl")
         heldout, text = (place / "heldout.txt",), (str(place / "text.txt"),)
     trained = tuple(replace(one, steps=tuned) for one in TUNED if tuned)

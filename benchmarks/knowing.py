@@ -27,12 +27,14 @@ ATTACKS = ("any", "graft", "revive")
 STEPS = 60
 
 
-def choose_records(drawn: list[Record], tokenizer: Any) -> list[Record]:
-    """60 records to learn and 60 that stay unseen, a third of each kind."""
+def choose_records(
+    drawn: list[Record], tokenizer: Any, each: int = NON_MEMBERS_PER_KIND
+) -> list[Record]:
+    """`each` records of each kind to learn, and 60 that stay unseen, as many of each kind."""
     learned: list[Record] = []
     for kind in sorted({record.kind for record in drawn}):
         some = [record for record in drawn if record.kind == kind and record.member]
-        learned += [replace(record, count=1) for record in some[:NON_MEMBERS_PER_KIND]]
+        learned += [replace(record, count=1) for record in some[:each]]
     return learned + [record for record in drawn if not record.member]
 
 

@@ -43,7 +43,7 @@ from surgery.errors import (
 GROUPS: dict[str, dict[str, str]] = {
     "edit": {
         "export": "Make chosen blocks attention-free and save a checkpoint.",
-        "erase": "Train a model not to recite listed passages, taught by one that knows none.",
+        "erase": "Train a model not to recite listed passages.",
         "heal": "Train a cut model on other text, to win back what the cut cost.",
         "inspect": "Show a model's size and which of its blocks are attention-free.",
         "verify": "Check that an exported model is what its manifest says.",

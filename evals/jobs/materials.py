@@ -76,8 +76,8 @@ def open_materials(
     """Finds everything before any work starts. Tasks load slowly, so they come last.
 
     `models`: names and revisions. Before tasks load, they are looked up, and so is `base`, at the
-    commit that one of the models records. Raises `SurgeryError` for anything
-    unusable, and `UnknownNameError` if a limit is on a task that is not run.
+    commit that one of the models records. Raises `SurgeryError` for anything unusable, and
+    `UnknownNameError` if a limit is on a task that is not run.
     """
     front = read_search(request.front) if request.front else None
     samples, named = request.passages.samples or request.lab, request.texts.heldout
