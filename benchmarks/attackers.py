@@ -14,6 +14,9 @@ listed passages in one draw:
   among these by passages that he holds;
 - by what was cut: `revive`; by the public base: `graft` and `graft-wide`.
 
+Two defenses are not ours: K-FAC (`benchmarks.rivals.kfac`), and, for a fine-tune, the public model
+trained again without what is listed.
+
 `half-known` is the best of these on the half of the passages that the public base, or the twin,
 predicts best. `--never` gives every erasing half of the records that no model saw, which it must
 keep writing, and measures `form` on the other half. `--private` fine-tunes MODEL on records that it
@@ -41,9 +44,11 @@ from benchmarks.asked import check_asked
 from benchmarks.knowing import STEPS as PRIVATE_STEPS
 from benchmarks.knowing import choose_records
 from benchmarks.lab.records import Record
-from benchmarks.private import make_private
+from benchmarks.private import make_private, save, train_on
 from benchmarks.results import Cell, Column, write_results
+from benchmarks.rivals import bed as rivals
 from benchmarks.rivals.bed import measure_text, token_nll, write_samples
+from benchmarks.rivals.kfac import kfac
 from evals.data import Samples, Tokens
 from evals.data.held_back import deal_unlisted
 from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
@@ -77,6 +82,8 @@ TUNED = (
 first, and of each kind the fastest."""
 TAUGHT = 30
 """Records of each kind that a private model learns."""
+RECITED = 0.01
+"""Of what is listed, what K-FAC may leave to `any`."""
 BASE, TWIN, STEPS = "not edited", "never saw the passages", " steps"
 
 
@@ -151,6 +158,9 @@ class Bed:
             parts += [f"{steps}{STEPS}"] * (len(self.steps) > 1)
             make = partial(self._erase, by=way, harden=harden, steps=steps)
             found[", ".join(parts)] = make
+        found["K-FAC"] = self._remove_flat
+        if self.public is not None:
+            found["trained again on what is not listed"] = self._train_again
         return found
 
     def place(self, defense: str) -> Path:
@@ -178,6 +188,23 @@ class Bed:
         asked |= {"text": self.text, "harden": harden, "steps": steps, "device": "cpu"}
         asked |= {"never": None if self.never is None else str(self.never)}
         open_erase(EraseRequest.of(**asked, output=output)).run()
+
+    def _remove_flat(self, output: Path) -> None:
+        """The mildest edit of K-FAC that leaves next to nothing of what is listed."""
+        loaded = self.open(self.model)
+        text = self.cut_text(self.listed.tokens.shape[1])
+        rival = rivals.Bed(self.model, loaded.tokenizer, self.listed, text)
+        loaded.model.requires_grad_(True)
+        for _ in kfac(loaded.model, rival):
+            if rival.measure_recovered(loaded.model) <= RECITED:
+                break
+        save(loaded.model, loaded.tokenizer, output)
+
+    def _train_again(self, output: Path) -> None:
+        """The public model, trained as the private one was, without what is listed."""
+        loaded = self.open(str(self.public))
+        rest = self.passages.select(self.unlisted).tokens
+        save(train_on(loaded, rest, PRIVATE_STEPS), loaded.tokenizer, output)
 
 
 Found = dict[str, AttackOutcome]

@@ -70,17 +70,21 @@ def make_private(
         write_records(output / "records.jsonl", records)
         for name, texts in (("heldout", heldout_texts()), ("text", calibration_texts())):
             (output / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
-        tuned = train_on(loaded, records, steps)
-        # whole or not at all: one that is saved in part would be taken for whole
-        with create_folder(folder, lambda folder: ()) as made:
-            tuned.save_pretrained(made)
-            loaded.tokenizer.save_pretrained(made)
+        members = [record.tokens for record in records if record.member]
+        tuned = train_on(loaded, np.asarray(members, dtype=np.int32), steps)
+        save(tuned, loaded.tokenizer, folder)
     return folder
 
 
-def train_on(loaded: LoadedModel, records: list[Record], steps: int) -> Any:
-    """A copy of the model, all weights of which learned the members and as much other text."""
-    private = np.asarray([record.tokens for record in records if record.member], dtype=np.int32)
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Writes a model whole or not at all: one that is saved in part would be taken for whole."""
+    with create_folder(folder, lambda folder: ()) as made:
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+
+
+def train_on(loaded: LoadedModel, private: Tokens, steps: int) -> Any:
+    """A copy of the model whose weights all learned rows, int32 [N, T], and as much other text."""
     text = cut_windows(calibration_texts(), loaded.tokenizer, private.shape[1])
     shape = (steps, min(HALF, -(-len(private) // 3)), private.shape[1])
     rows: Tokens = np.concatenate([np.resize(some, shape) for some in (private, text)], axis=1)
