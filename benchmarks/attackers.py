@@ -64,7 +64,7 @@ from evals.measure.attacks.sibling import find_sibling
 from evals.run.groups import Passages
 from evals.run.models import LoadedModel, open_model
 from surgery.record.measured import EDITED, Measured
-from surgery.training.training import WINDOW
+from surgery.training.training import WINDOW, scale_rate
 
 LEFT_OUT, WINDOWS = 0.25, 128
 ASKING = ("any", "hints:8", "in-context")
@@ -210,6 +210,18 @@ class Bed:
 Found = dict[str, AttackOutcome]
 
 
+def scale(trainings: tuple[Setting, ...], model: Any) -> tuple[Setting, ...]:
+    """At the rates that suit all weights of a model as wide as this one: AdamW's are for narrow
+    ones."""
+    by = scale_rate(model)
+    return tuple(
+        replace(one, learning_rate=by * one.learning_rate)
+        if one.learned.startswith("all weights") and "SGD" not in one.learned
+        else one
+        for one in trainings
+    )
+
+
 def attack(bed: Bed, loaded: LoadedModel, base: Found | None, *, with_cut: bool) -> Found:
     """What each attack finds on a loaded model. `base`: the same of the model before the edit."""
     listed = bed.listed
@@ -227,7 +239,7 @@ def attack(bed: Bed, loaded: LoadedModel, base: Found | None, *, with_cut: bool)
     for name in names:
         trainings = base[name].trainings if base and name in base else None
         if name == "relearn-strongest":
-            trainings = bed.trained
+            trainings = scale(bed.trained, loaded.model)
         made[name] = find_attack(name).run(replace(on, trainings=trainings))
     return made
 

@@ -1,6 +1,7 @@
 """Which part of a fine-tune holds what it learned: parts are exchanged, in both directions.
 
     python -m benchmarks.parts lab:pythia lab:gpt-neo --output DIR
+    python -m benchmarks.parts BASE --private LEARNED/model --samples LEARNED/records.jsonl
 
 Fine-tunes each public model on 60 records that it has never seen, until it gives nearly all. Then
 puts one part of the fine-tune into the public model, and one part of the public model into the
@@ -28,6 +29,8 @@ from evals.measure.attacks.weights import put_weights
 from evals.run.groups import Passages
 from evals.run.models import open_model
 
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 COLUMNS = [
     Column(key="model", heading="public model"),
     Column(key="part", heading="part"),
@@ -36,18 +39,17 @@ COLUMNS = [
 ]
 
 
-def exchange(public: str, output: Path) -> Iterator[dict[str, Any]]:
+def exchange(public: str, private: Path, samples: Path) -> Iterator[dict[str, Any]]:
     """The row of each part."""
-    private = make_private(public, choose_records, STEPS, output)
     models = [open_model(str(name), dtype="float32", device="cpu") for name in (public, private)]
-    source = open_passages(Passages(samples=str(output / "records.jsonl")))
-    samples = tokenize_passages(source, models[0].tokenizer)
-    samples = samples.select(samples.trained_on)
+    source = open_passages(Passages(samples=str(samples)))
+    passages = tokenize_passages(source, models[0].tokenizer)
+    passages = passages.select(passages.trained_on)
 
     def count(into: Any, other: Any, names: list[str]) -> Cell:
-        target = Target(into, None, samples, samples.tokens)
+        target = Target(into, None, passages, passages.tokens)
         with put_weights(into, copy_weights(into, other, names)):
-            return Cell(value=float(target.recover(into).sum()), n=len(samples))
+            return Cell(value=float(target.recover(into).sum()), n=len(passages))
 
     ours, theirs = (one.model for one in models)
     for part, names in {"nothing": [], **list_parts(ours)}.items():
@@ -61,21 +63,38 @@ def exchange(public: str, output: Path) -> Iterator[dict[str, Any]]:
 
 @click.command()
 @click.argument("public", nargs=-1, required=True)
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True)
-def main(public: tuple[str, ...], output: Path) -> None:
+@click.option("--private", type=FOLDER, help="A fine-tune that is there, of the one PUBLIC.")
+@click.option("--samples", type=FILE, help="The passages that it learned.")
+@click.option("--output", type=FOLDER, help="For the fine-tunes of several.")
+@click.option("--name", default="parts", show_default=True, help="Of the results.")
+def main(
+    public: tuple[str, ...], private: Path | None, samples: Path | None, output: Path | None,
+    name: str,
+) -> None:  # fmt: skip
     """Exchange parts of PUBLIC models and their fine-tunes."""
     torch.set_num_threads(1)
+    typed = " ".join(Path(one).name for one in public)
+    pairs = []
+    if private is not None and samples is not None:
+        pairs.append((public[0], private, samples))
+        typed += f" --private {private.name} --samples {samples.name}"
+    elif output is not None:
+        typed += " --output DIR"
+        for one in public:
+            place = output / one.replace(":", "-").replace("/", "-")
+            made = make_private(one, choose_records, STEPS, place)
+            pairs.append((one, made, place / "records.jsonl"))
+    else:
+        raise click.UsageError("give --output, or --private and --samples")
     rows = []
-    for name in public:
-        for row in exchange(name, output / name.replace(":", "-").replace("/", "-")):
-            rows.append(row)
-            cells = [row["into_public"], row["into_private"]]
-            told = ", ".join(f"{cell.value:.0f} of {cell.n}" for cell in cells)
-            click.echo(f"{row['model']}, {row['part']}: {told}")
-    names = " ".join(Path(name).name for name in public)
-    typed = f"python -m benchmarks.parts {names} --output DIR"
+    for row in (row for pair in pairs for row in exchange(*pair)):
+        rows.append(row)
+        cells = [row["into_public"], row["into_private"]]
+        told = ", ".join(f"{cell.value:.0f} of {cell.n}" for cell in cells)
+        click.echo(f"{row['model']}, {row['part']}: {told}")
+    typed = f"python -m benchmarks.parts {typed}" + f" --name {name}" * (name != "parts")
     measures = ["benchmarks/parts.py", "evals/measure/attacks/graft.py"]
-    click.echo(write_results("parts", typed, COLUMNS, rows, measures=measures))
+    click.echo(write_results(name, typed, COLUMNS, rows, measures=measures))
 
 
 if __name__ == "__main__":
