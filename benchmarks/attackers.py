@@ -158,6 +158,8 @@ class Bed:
             parts += [f"{steps}{STEPS}"] * (len(self.steps) > 1)
             make = partial(self._erase, by=way, harden=harden, steps=steps)
             found[", ".join(parts)] = make
+            if (steps, harden) == (self.steps[-1], False):
+                found[f"erased by {who}, cut, healed"] = partial(self._cut_erased, by=way)
         found["K-FAC"] = self._remove_flat
         if self.public is not None:
             found["trained again on what is not listed"] = self._train_again
@@ -166,10 +168,11 @@ class Bed:
     def place(self, defense: str) -> Path:
         return self.output / "".join(c if c.isalnum() else "-" for c in defense)
 
-    def _cut(self, output: Path) -> None:
+    def _cut(self, output: Path, model: str | None = None) -> None:
         spec, _, variant = self.cut.partition(":")
         text = self.text if variant in ("linear", "mean") else ()
-        asked = {"model": self.model, "drop_attn": spec, "variant": variant, "calibration": text}
+        asked = {"model": model or self.model, "drop_attn": spec, "variant": variant}
+        asked["calibration"] = text
         open_export(ExportRequest.of(**asked, output=output)).run()
 
     def _heal(self, output: Path) -> None:
@@ -178,6 +181,18 @@ class Bed:
             self._cut(cut)
         asked = {"source": self.model, "text": self.text, "output": output}
         open_heal(HealRequest.of(model=str(cut), **asked)).run()
+
+    def _cut_erased(self, output: Path, by: str) -> None:
+        """Erased, then cut, then healed: the cut's own predictions keep the passages away."""
+        names = [output.with_name(f"{output.name}-{step}") for step in ("erase", "cut")]
+        erased, cut = names
+        if not erased.exists():
+            self._erase(erased, by, harden=False, steps=self.steps[-1])
+        if not cut.exists():
+            self._cut(cut, str(erased))
+        asked = {"source": str(erased), "text": self.text, "samples": self.samples}
+        asked |= {"leave_out": LEFT_OUT, "device": "cpu"}
+        open_heal(HealRequest.of(model=str(cut), **asked, output=output)).run()
 
     def _erase(self, output: Path, by: str, *, harden: bool, steps: int) -> None:
         asked: dict[str, Any] = {"by": by}
