@@ -200,7 +200,7 @@ def test_another_source_is_refused_by_its_content(
     save_file(tensors, path, metadata={"format": "pt"})
     expected = (
         f"is not the model that was edited (expected model with content {hash_content(source)[:12]}"
-        f", got {hash_content(other)[:12]}); give a copy of the edited one as --source"
+        f", got {hash_content(other)[:12]}); give a copy of the one that was edited as --source"
     )
     call = ("reproduce", edited, "--source", other)
     attn_surgery(*call).assert_error(f"{other}: {expected}")

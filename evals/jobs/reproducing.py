@@ -12,7 +12,7 @@ from evals.jobs.lessons import read_never
 from evals.measure.healing import find_healing_text, take_members
 from evals.run import groups
 from evals.run.console import show_progress
-from surgery.errors import SamplesError, SourceError, UnsupportedError
+from surgery.errors import SamplesError, UnsupportedError
 from surgery.hub.embedded import LAB_TEXT, find_lab
 from surgery.record.manifest import ErasingRecord, PassagesRecord, Source
 
@@ -246,24 +246,12 @@ class Inputs:
 
     def _find_teacher(self, recorded: Source) -> ResolvedModel:
         """The model that taught. Raises `SourceError` if it is not here, or is another one."""
-        from surgery.hub.finding import find_folder, find_recorded, find_source
+        from surgery.hub.finding import check_source, find_folder, find_recorded, require_source
 
-        named = self.by or find_source(recorded, find_folder(self.model))
-        if named is None:
-            raise SourceError(
-                f"was taught by a model in a folder, {recorded.model}, which is not here",
-                where=self.model,
-                fix="give it, or a copy of it, as `by`",
-            )
+        beside = find_folder(self.model)
+        named = self.by or require_source(recorded, beside, self.model, "by")
         found = find_recorded(named, None, recorded)
-        if not found.is_that(recorded):
-            raise SourceError(
-                "is not the model that taught",
-                where=named,
-                expected=f"{recorded.model} with content {(recorded.content or '')[:12]}",
-                got=(found.identified.content or "")[:12],
-                fix="give a copy of the one that taught as `by`",
-            )
+        check_source(found, recorded, named, "by")
         return replace(found, source=recorded)
 
     def _heal(

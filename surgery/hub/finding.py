@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from surgery.checkpoint.configuration import check_config
 from surgery.checkpoint.source import (
@@ -105,26 +105,36 @@ def find_source(recorded: Source, beside: Path | None = None) -> str | None:
     return next((str(place) for place in places if place.is_dir()), None)
 
 
-def require_source(recorded: Source, beside: Path | None, where: object) -> str:
+Part = Literal["source", "by"]
+"""What a recorded model was to a step: the one that was edited, or the one that taught."""
+_MADE: dict[Part, str] = {"source": "made from", "by": "taught by a model in"}
+_DID: dict[Part, str] = {"source": "was edited", "by": "taught"}
+
+
+def require_source(
+    recorded: Source, beside: Path | None, where: object, part: Part = "source"
+) -> str:
     """As `find_source`, but raises `SourceError` about `where` if the source is not here."""
     if (named := find_source(recorded, beside)) is None:
         raise SourceError(
-            f"was made from a folder, {recorded.model}, which is not here",
+            f"was {_MADE[part]} a folder, {recorded.model}, which is not here",
             where=where,
-            fix="give it, or a copy of it, as `source`",
+            fix=f"give it, or a copy of it, as `{part}`",
         )
     return named
 
 
-def check_source(found: ResolvedModel, recorded: Source, where: object) -> None:
+def check_source(
+    found: ResolvedModel, recorded: Source, where: object, part: Part = "source"
+) -> None:
     """Raises `SourceError` about `where` if a model is not the recorded one."""
     if recorded.content is not None and not found.is_that(recorded):
         raise SourceError(
-            "is not the model that was edited",
+            f"is not the model that {_DID[part]}",
             where=where,
             expected=f"{recorded.model} with content {recorded.content[:12]}",
             got=(found.identified.content or "")[:12],
-            fix="give a copy of the edited one as `source`",
+            fix=f"give a copy of the one that {_DID[part]} as `{part}`",
         )
 
 
