@@ -30,10 +30,14 @@ _NATS = (0, 0.1, 0.3, 1, 3, 10, 30)
 
 @dataclass(frozen=True)
 class Picture:
-    """One file of docs/pictures. `of`: the results that it shows."""
+    """One file of docs/pictures. `of`: the results that it shows; `draw` gets the rows of all."""
 
-    of: str
+    of: tuple[str, ...]
     draw: Callable[[Results], Chart]
+
+    def find(self, known: Mapping[str, Results]) -> Results:
+        every = [known[name] for name in self.of]
+        return every[0].model_copy(update={"rows": [row for one in every for row in one.rows]})
 
 
 def read_number(row: Row, key: str) -> float | None:
@@ -160,11 +164,11 @@ def draw_blocks(results: Results) -> Chart:
 
 
 DRAWN: Mapping[str, Picture] = {
-    "frontier": Picture("frontier", draw_frontier),
-    "private": Picture("attackers-private", draw_frontier),
-    "steps": Picture("relearn-strongest", draw_steps),
-    "before-after": Picture("attackers-neo", draw_before_after),
-    "blocks": Picture("blocks", draw_blocks),
+    "frontier": Picture(("frontier",), draw_frontier),
+    "private": Picture(("attackers-private",), draw_frontier),
+    "steps": Picture(("relearn-strongest",), draw_steps),
+    "before-after": Picture(("attackers-neo",), draw_before_after),
+    "blocks": Picture(("blocks",), draw_blocks),
 }
 
 
@@ -175,12 +179,14 @@ def hash_results(results: Results) -> str:
 def is_drawn(name: str, known: Mapping[str, Results], folder: Path = PICTURES) -> bool:
     """Whether the file of a picture shows these results."""
     file = folder / f"{name}.svg"
-    return file.exists() and hash_results(known[DRAWN[name].of]) in file.read_text(encoding="utf-8")
+    return file.exists() and hash_results(DRAWN[name].find(known)) in file.read_text(
+        encoding="utf-8"
+    )
 
 
 def draw_picture(name: str, known: Mapping[str, Results]) -> str:
     """The SVG. Letters are shapes, so that it looks the same everywhere."""
-    results = known[DRAWN[name].of]
+    results = DRAWN[name].find(known)
     chart, file = DRAWN[name].draw(results), StringIO()
     about = {"Title": chart.title, "Source": hash_results(results), "Date": None, "Creator": None}
     with chart.open(title=chart.title) as figure:
