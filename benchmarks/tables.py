@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
 
 import click
 
 from benchmarks.pictures import DRAWN, PICTURES, draw_picture, is_drawn
-from benchmarks.results import RESULTS, ROOT, Cell, Column, Results, list_results, run_git
+from benchmarks.results import RESULTS, ROOT, Cell, Column, Results, Row, list_results, run_git
 from surgery.output import write_text
 
 _BLOCK = re.compile(r"(<!-- (table|command): ([^\n]+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -65,7 +65,8 @@ def fill_page(text: str, page: Path, known: Mapping[str, Results]) -> str:
 def _write_caption(name: str, results: Results, page: Path) -> str:
     up = "../" * (len(page.relative_to(ROOT).parts) - 1) if page.is_relative_to(ROOT) else "../"
     link = f"[How it was measured]({up}benchmarks/results/{name}.json)"
-    said = f"{link}, at {results.commit}, {results.date}."
+    changed = ", changed" if results.commit.endswith("+") else ""
+    said = f"{link}, at {results.commit.rstrip('+')}{changed}, {results.date}."
     return f"{said} {results.note}".strip()
 
 
@@ -82,10 +83,19 @@ def make_table(results: Results, options: list[str], where: str = "") -> Iterato
         picked = [row for row in picked if str(row.get(key)) in wanted]
         if lost := {*wanted} - {str(row.get(key)) for row in picked}:
             raise click.ClickException(f"{where}: no row has {min(lost)} as {key}")
-    yield f"|{'|'.join(columns[key].heading for key in shown)}|"
+    yield f"|{'|'.join(write_heading(columns[key], picked) for key in shown)}|"
     yield f"|{'---|' * len(shown)}"
     for row in picked:
         yield f"|{'|'.join(write_cell(row.get(key), columns[key]) for key in shown)}|"
+
+
+def write_heading(column: Column, rows: Sequence[Row]) -> str:
+    """With the n that all shares of a column have; where they differ, the rows tell them."""
+    cells = [row.get(column.key) for row in rows]
+    sizes = {cell.n for cell in cells if isinstance(cell, Cell) and cell.value is not None}
+    if column.unit != "share" or len(sizes) != 1 or None in sizes:
+        return column.heading
+    return f"{column.heading}, n={sizes.pop()}"
 
 
 def write_cell(cell: Cell | float | str | None, column: Column) -> str:
