@@ -267,6 +267,8 @@ def test_a_teacher_with_other_tokens_is_refused_before_any_work(
     [
         (("context:0",), "--by: no such way (expected context:K, such as context:8, got "),
         (("context:few",), "--by: no such way (expected context:K, such as context:8, got "),
+        (("npo",), "--by: no such way, and no such model (expected context:K, cut, gradient-"),
+        (("contxt:8",), "--by: no such way, and no such model (expected context:K, cut, gradient-"),
         (("context:8", "--drop-attn", "0"), "--drop-attn is of a cut: leave it out, or leave out"),
         (("public", "--plan", "plan.json"), "--plan is of a cut: leave it out, or leave out --by"),
         (("public", "--device", "all"), "a model that teaches needs one device"),

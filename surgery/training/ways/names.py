@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import UnknownNameError, UnsupportedError
+from surgery.errors import SourceError, UnknownNameError, UnsupportedError
 
 if TYPE_CHECKING:
     from surgery.hub.resolved import ResolvedModel
@@ -91,7 +91,17 @@ def _find_teacher(by: str, student: ResolvedModel) -> ResolvedModel:
         if (others := family_of(config).dimensions(config).vocabulary) != number:
             raise refuse(f"a vocabulary of {number:,}", f"{others:,}")
 
-    teacher = find_model(by, check=check)
+    try:
+        teacher = find_model(by, check=check)
+    except SourceError as error:
+        if "/" in by or by.startswith("lab:"):  # meant as a model
+            raise
+        raise UnknownNameError(
+            "no such way, and no such model",
+            where="`by`",
+            expected=f"{CONTEXT}K, {CUT}, {', '.join(PENALTIES)}, a folder, or OWNER/NAME",
+            got=by,
+        ) from error
     check(teacher.checkpoint.config)
     if not share_tokens(student, teacher):
         raise refuse("the same text for each token id", "another tokenizer")
