@@ -35,7 +35,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 import surgery
-from surgery.card.text import find_disagreement, find_name, read_metadata, render_card
+from surgery.card.text import compare_card, find_name, read_metadata, render_card
 from surgery.checkpoint.adapter import open_adapter
 from surgery.editing.loading import load_model
 from surgery.errors import ManifestError, OutputError, SourceError
@@ -614,8 +614,8 @@ def test_the_card_names_every_kind_of_base(
         assert line in card
     compile(read_code(card), "card", "exec")
     assert find_name(card) == "me/it"
-    assert find_disagreement(card, manifest, None, name="other") is None
-    assert find_disagreement(card.replace("rank 4", "rank 8"), manifest, None, name="") is not None
+    assert compare_card(card, manifest, None, name="other") == (None, [])
+    assert compare_card(card.replace("rank 4", "rank 8"), manifest, None, name="").wrong
     assert ("--model_args pretrained=" in card) == (source["model"] != "lab:pythia")
 
 

@@ -146,6 +146,31 @@ def test_the_card_says_what_the_manifest_says(folder: Path) -> None:
     assert "README.md" in [claim["name"] for claim in found["claims"]]
 
 
+def test_a_card_that_lacks_what_was_generated_is_not_called_checked(folder: Path) -> None:
+    """An emptied or replaced card contradicts nothing. Own metadata is claimed, too."""
+    card = folder / "README.md"
+    text = card.read_text()
+
+    def list_said() -> list[str]:
+        found = attn_surgery("verify", folder, "--json").json
+        assert found["ok"]
+        assert "card" not in [check["name"] for check in found["checks"]]
+        return [claim["detail"] for claim in found["claims"] if claim["name"] == "README.md"]
+
+    for replaced in ("", "Retrained from scratch. No attack recovers anything."):
+        card.write_text(replaced)
+        said = list_said()
+        assert said[0].startswith("all that it says: it lacks what attn-surgery wrote of summary, ")
+        assert (len(said) > 1) == bool(replaced), "own text"
+    first, mark = text.index("<!-- attn-surgery:limits"), "<!-- /attn-surgery:limits -->"
+    card.write_text(text[:first] + text[text.index(mark) + len(mark) :])
+    assert list_said()[0] == "all that it says: it lacks what attn-surgery wrote of limits"
+    card.write_text(text.replace("library_name", "license: mit\ndatasets: [c4]\nlibrary_name"))
+    found = attn_surgery("verify", folder, "--json").json
+    said = [claim["detail"] for claim in found["claims"] if claim["name"] == "README.md"]
+    assert said == ["of its metadata, license, datasets"]
+
+
 def test_extra_papers_are_welcome(folder: Path) -> None:
     (folder / "README.md").write_text("a model card")
     (folder / ".gitattributes").write_text("* text")  # as the Hub makes one

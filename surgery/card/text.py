@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from surgery.card.facts import FILTERS, Markdown, as_line, gather_facts, make_printable
 from surgery.checkpoint.source import CARD
@@ -116,20 +116,33 @@ def render_card(
     return text
 
 
-def find_disagreement(
-    card: str, manifest: Manifest, measured: Measurements | None, *, name: str
-) -> str | None:
-    """The first generated part or key of a card that `render_card` would make differently.
+class Comparison(NamedTuple):
+    """A card beside the one that `render_card` would make: the first generated part or key that
+    differs, and the generated parts that the card lacks."""
 
-    Missing parts do not count. `name`: what the model is called, unless a part says so.
-    """
+    wrong: str | None
+    missing: list[str]
+
+
+def compare_card(
+    card: str, manifest: Manifest, measured: Measurements | None, *, name: str
+) -> Comparison:
+    """Compares a card with what `render_card` makes of it. `name`: what the model is called, unless
+    a part says so."""
     name = find_name(card) or name
     made = render_card(manifest, name=name, measured=measured, existing=card)
     (theirs, body), (ours, fresh) = map(_split_card, (card, made))
     parts = {match[1]: match[0] for match in _PART.finditer(fresh)}
-    wrong = [f"part {m[1]}" for m in _PART.finditer(body) if parts.get(m[1]) != m[0]]
+    found = {match[1]: match[0] for match in _PART.finditer(body)}
+    wrong = [f"part {part}" for part in found if parts.get(part) != found[part]]
     wrong += [key for key in _CLAIMED if key in theirs and theirs[key] != ours.get(key)]
-    return next(iter(wrong), None)
+    return Comparison(next(iter(wrong), None), [part for part in parts if part not in found])
+
+
+def list_own_keys(card: str) -> list[str]:
+    """The keys of a card's metadata that `render_card` neither makes nor compares, but for tags."""
+    made = {*_CLAIMED, "library_name", "pipeline_tag", "tags"}
+    return [key for key in read_metadata(card) if key not in made]
 
 
 def find_name(card: str) -> str | None:

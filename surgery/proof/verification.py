@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.measurements import build_measurements
-from surgery.card.text import extract_own_text, find_disagreement, find_name, read_card
+from surgery.card.text import (
+    compare_card,
+    extract_own_text,
+    find_name,
+    list_own_keys,
+    read_card,
+)
 from surgery.checkpoint.configuration import EXPANDED, find_method
 from surgery.checkpoint.inventory import check_biases, make_inventory
 from surgery.checkpoint.source import CARD, MANIFEST, open_checkpoint, read_config
@@ -192,8 +198,11 @@ def _check_card(
     """
     measured = build_measurements(report) if report else None
     card = read_card(model.folder) or ""
-    wrong = find_disagreement(card, manifest, measured, name=model.source.model)
+    wrong, missing = compare_card(card, manifest, measured, name=model.source.model)
     wrote = (report.provenance if report else manifest.step).versions.get(TOOL)
+    if wrong is None and missing:
+        parts = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
+        return False, f"all that it says: it lacks what attn-surgery wrote of {parts}"
     if wrong is None:
         return True, f"agrees with surgery.json{f' and {REPORTS[0]}' if report else ''}"
     if _is_ours(wrote):
@@ -246,8 +255,12 @@ def _list_claims(
         what = "how it does, as the folder has no report: run `attn-surgery evaluate`"
         yield Claim("measurements", what)
     unread = (RECIPE, "lm_eval") if report else (*REPORTS, RECIPE, "lm_eval")
-    if extract_own_text(read_card(folder) or ""):
-        yield Claim(CARD, "everything outside its generated parts")
+    card = read_card(folder) or ""
+    own = ["everything outside its generated parts"] if extract_own_text(card) else []
+    if keys := list_own_keys(card):
+        own.append(f"of its metadata, {', '.join(keys)}")
+    if own:
+        yield Claim(CARD, "; ".join(own))
     for name in (name for name in unread if (folder / name).exists()):
         yield Claim(name, "not read by any check")
     yield from claim_added(list_names(folder))
