@@ -87,7 +87,6 @@ def _rehearse(folder: Path, repo: str, as_json: bool, asked: dict[str, Any]) -> 
         seen = "private" if found.private else "public"
         total = decimal(sum(found.files.values()))
         echo(f"{repo} ({seen}) {state[found.exists]}: {len(found.files)} files, {total}; none sent")
-    failed = next((check for check in found.checks if not check.ok), None)
-    if failed is not None:
-        note(f"error: {folder}: {failed.name} failed, so a push would be refused")
+    if failed := [check.name for check in found.checks if not check.ok]:
+        note(f"error: {folder}: {' and '.join(failed)} failed, so a push would be refused")
         raise click.exceptions.Exit(1)

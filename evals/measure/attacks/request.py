@@ -98,8 +98,8 @@ class Extraction(Group):
     max_form: Annotated[
         float | None,
         Field(gt=0),
-        "Limit: on records of the passages' form that no model was trained on (`never`, or samples "
-        "with member: false), the loss may rise by at most X nats per token.",
+        "Limit: the loss may rise by at most X nats per token on records of the passages' form "
+        "that no model was trained on. They are those of `never`, or samples with member: false.",
         Option("limits", "X"),
     ] = None
     measure: Annotated[
