@@ -122,7 +122,10 @@ def test_it_forgets_and_records_how(work: Path) -> None:
     told = attn_surgery("inspect", work / "erased").stdout
     assert f"edited from neox: {ROWS} passages erased in 8 steps, taught by the cut of " in told
     assert "blocks 0-1, not hardened against fine-tuning\n" in told
-    assert "every block has attention" in told
+    assert "no block is recorded as attention-free\n" in told
+    assert told.endswith("so says surgery.json: attn-surgery verify checks it\n")
+    told = attn_surgery("inspect", work / "neox").stdout
+    assert "no block is recorded as attention-free; only the weights would show a cut\n" in told
     card = (work / "erased" / "README.md").read_text()
     assert f"trained to forget {ROWS} passages" in card
     assert "- attention-free" not in card

@@ -21,7 +21,7 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     """Show MODEL's family, blocks, dtype, and size, and which blocks are attention-free.
 
     MODEL is a folder, a Hub id, or a lab model (lab:pythia, lab:gpt-neo). No weights are read or
-    downloaded.
+    downloaded, so this repeats what the record of MODEL says; verify checks it.
     """
     from surgery.families import left_out
     from surgery.proof.inspection import inspect
@@ -39,7 +39,8 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     if found.unknown_keys:
         echo(f"  {left_out(found.unknown_keys)}")
     if not found.attention_free and not found.edited_heads:
-        echo("  every block has attention")
+        said = "no block is recorded as attention-free"
+        echo(f"  {said}" if found.edits else f"  {said}; only the weights would show a cut")
     for block, variant in found.attention_free.items():
         echo(f"  block {block}: attention-free ({variant}, {found.layout})")
     for block, heads in found.edited_heads.items():
@@ -48,6 +49,8 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     for step in found.edits:
         commit = f" at {step.source.commit[:12]}" if step.source.commit else ""
         echo(f"  edited from {step.source.model}{commit}: {_describe_step(step)}")
+    if found.edits:
+        echo("  so says surgery.json: attn-surgery verify checks it")
 
 
 def _describe_step(step: Step) -> str:
