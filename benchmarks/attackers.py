@@ -190,7 +190,7 @@ class Bed:
             self._erase(erased, by, harden=False, steps=self.steps[-1])
         if not cut.exists():
             self._cut(cut, str(erased))
-        asked = {"source": str(erased), "text": self.text, "samples": self.samples}
+        asked = {"source": self.model, "text": self.text, "samples": self.samples}
         asked |= {"leave_out": LEFT_OUT, "device": "cpu"}
         open_heal(HealRequest.of(model=str(cut), **asked, output=output)).run()
 

@@ -204,9 +204,10 @@ def list_row_warnings(described: Mapping[str, Any]) -> list[str]:
     found = []
     if number := described["longer"]["passages"]:
         found.append(
-            f"{number:,} passages are longer than what is tested, by up to "
-            f"{described['longer']['most_tokens']:,} tokens at their end; to test what stands "
-            "there, mark it with `secret`, or give rows with columns prefix and suffix"
+            f"{number:,} passages are longer than prefix and suffix, by up to "
+            f"{described['longer']['most_tokens']:,} tokens at their end, which are neither tested "
+            "nor trained on; to reach them, mark what must not come out with `secret`, or give "
+            "more rows, with columns prefix and suffix"
         )
     for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
         by_reason: dict[str, list[str]] = {}
