@@ -217,7 +217,8 @@ class _Making(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunction():  # PyTorch itself takes all to be on the CPU
             made = func(*args, **(kwargs or {}))
-        if func.namespace != "aten" or _list_tensors((args, kwargs)):
+        is_put = isinstance(made, _OnGPU)  # by the same mode, where a block runs again
+        if func.namespace != "aten" or _list_tensors((args, kwargs)) or is_put:
             return made
         return _OnGPU(made, None)
 
