@@ -197,7 +197,8 @@ class Request(Record):
         return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
-@identify.register
+@identify.register(Request)
+@identify.register(Group)  # a union as annotation takes Python 3.11
 def _(asked: Request | Group) -> dict[str, Any]:
     """The options that can change a result. A field without an option is identified elsewhere."""
     found = {}
