@@ -5,8 +5,8 @@ never saw the passages.
         --twin TWINS/models/gpt-neo --output BED
     python -m benchmarks.attackers lab:pythia --private --cut 4-5:identity --teacher 0 --output BED
 
-Makes each defense as its command would (three quarters of the passages are listed), and attacks the
-listed passages in one draw:
+Makes each defense as its command would (three quarters of the passages are listed, or less), and
+attacks the listed passages in one draw:
 
 - by questions: `any`, `hints:8`, and `in-context`, which makes the prefix longer;
 - by training: `relearn`, and `TUNED`, a part of the grid of `relearn-strongest`: other optimizers,
@@ -66,7 +66,7 @@ from evals.run.models import LoadedModel, open_model
 from surgery.record.measured import EDITED, Measured
 from surgery.training.training import WINDOW, scale_rate
 
-LEFT_OUT, WINDOWS = 0.25, 128
+WINDOWS = 128
 ASKING = ("any", "hints:8", "in-context")
 TUNED = (
     Setting("all weights on half of the passages", 1e-3, 100),
@@ -111,6 +111,7 @@ class Bed:
     steps: tuple[int, ...]
     trained: tuple[Setting, ...]
     never: Path | None = None
+    left_out: float = 0.25
 
     @cached_property
     def base(self) -> LoadedModel:
@@ -125,7 +126,7 @@ class Bed:
 
     @cached_property
     def unlisted(self) -> Any:
-        return deal_unlisted(self.passages, LEFT_OUT)
+        return deal_unlisted(self.passages, self.left_out)
 
     @cached_property
     def listed(self) -> Samples:
@@ -191,7 +192,7 @@ class Bed:
         if not cut.exists():
             self._cut(cut, str(erased))
         asked = {"source": self.model, "text": self.text, "samples": self.samples}
-        asked |= {"leave_out": LEFT_OUT, "device": "cpu"}
+        asked |= {"leave_out": self.left_out, "device": "cpu"}
         open_heal(HealRequest.of(model=str(cut), **asked, output=output)).run()
 
     def _erase(self, output: Path, by: str, *, harden: bool, steps: int) -> None:
@@ -199,7 +200,7 @@ class Bed:
         if by == "cut":
             spec, _, variant = self.teacher.partition(":")
             asked = {"drop_attn": spec, "variant": variant or "identity"}
-        asked |= {"model": self.model, "samples": self.samples, "leave_out": LEFT_OUT}
+        asked |= {"model": self.model, "samples": self.samples, "leave_out": self.left_out}
         asked |= {"text": self.text, "harden": harden, "steps": steps, "device": "cpu"}
         asked |= {"never": None if self.never is None else str(self.never)}
         open_erase(EraseRequest.of(**asked, output=output)).run()
@@ -393,6 +394,7 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 @click.option("--public", help="The model that MODEL was fine-tuned from.")
 @click.option("--twin", help="A model that never saw the passages. [default: the public one]")
 @click.option("--never", is_flag=True, help="Keep half of the records that no model saw.")
+@click.option("--leave-out", default=0.25, show_default=True, help="Share that is not listed.")
 @click.option("--private", is_flag=True, help="Fine-tune MODEL on records that it never saw.")
 @click.option(
     "--steps", multiple=True, default=(60,), show_default=True, help="Of an erasing. Repeatable."
@@ -407,14 +409,14 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 def main(
     context: click.Context, model: str, samples: str | None, heldout: tuple[Path, ...],
     text: tuple[str, ...], cut: str, teacher: str, public: str | None, twin: str | None,
-    never: bool, private: bool, steps: tuple[int, ...], tuned: int, only: tuple[str, ...],
-    name: str | None, output: Path,
+    never: bool, leave_out: float, private: bool, steps: tuple[int, ...], tuned: int,
+    only: tuple[str, ...], name: str | None, output: Path,
 ) -> None:  # fmt: skip
     """Attack each defense of MODEL by those who know it."""
     torch.set_num_threads(1)
     check_asked(output, {
         "model": model, "samples": samples, "cut": cut, "teacher": teacher, "public": public,
-        "never": never, "private": private, "steps": steps, "tuned": tuned,
+        "never": never, "leave_out": leave_out, "private": private, "steps": steps, "tuned": tuned,
     })  # fmt: skip
     if private:
         place = output / "private"
@@ -425,7 +427,7 @@ def main(
     texts = text or (model,)
     bed = Bed(
         model, samples or model, heldout, texts, cut, teacher, public, twin or public, output,
-        steps, trained,
+        steps, trained, left_out=leave_out,
     )  # fmt: skip
     if never:
         bed = replace(bed, never=output / "never.jsonl")
