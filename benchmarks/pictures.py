@@ -165,7 +165,7 @@ def draw_blocks(results: Results) -> Chart:
 
 DRAWN: Mapping[str, Picture] = {
     "frontier": Picture(("frontier",), draw_frontier),
-    "private": Picture(("attackers-private",), draw_frontier),
+    "today": Picture(("attackers-private", "attackers-neo", "attackers-deep"), draw_frontier),
     "steps": Picture(("relearn-strongest",), draw_steps),
     "before-after": Picture(("attackers-neo",), draw_before_after),
     "blocks": Picture(("blocks",), draw_blocks),
