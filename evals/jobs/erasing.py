@@ -79,7 +79,7 @@ class EraseRequest(Request):
     as_adapter: Annotated[
         bool,
         "Save the adapters, and no model: a small folder that peft loads on MODEL. Without "
-        "`adapters`, their rank is 32.",
+        "`adapters`, their rank is 8.",
         Option("output"),
     ] = False
     passages: Passages = Passages()
