@@ -23,7 +23,10 @@ from evals.table.charts.panels import Point, Series
 PICTURES = ROOT / "docs" / "pictures"
 TWIN = "twin"
 ATTACKS = ("any", "hints:8", "in-context", "relearn", "relearn-strongest", "revive")
-SHOWN = ("not edited", "cut", "erased by the cut", "erased by the cut, hardened")
+SHOWN = (
+    *("not edited", "cut", "erased by the cut", "erased by the cut, hardened"),
+    "erased by context:8, cut, healed",
+)
 _SHARES = (0, 1, 2, 5, 10, 20, 50, 100)
 _NATS = (0, 0.1, 0.3, 1, 3, 10, 30)
 
