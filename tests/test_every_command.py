@@ -543,7 +543,8 @@ def test_too_few_passages_decide_nothing(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [*CONTINUED, "extract"])
 def test_two_processes_find_what_one_finds(command: str, inputs: Inputs, tmp_path: Path) -> None:
-    """Also of estimates and of fits. Weights are hashed by the first of them."""
+    """Also of estimates and of fits, but for the last digits of what a search heals: gradients are
+    summed in another order. Weights are hashed by the first of them."""
     fits = ("--variant", "mean", "--calibration", inputs.folder / "other.txt")
     more = {"search": (*fits, "--max-evaluations", 8), "sweep": (*fits, "--estimate")}.get(
         command, ()
@@ -558,4 +559,19 @@ def test_two_processes_find_what_one_finds(command: str, inputs: Inputs, tmp_pat
         if command == "collect":  # of one model
             assert hashed_by(tmp_path / name) == ["by-0"]
         found.append(read_result(command, outcome))
-    assert found[0] == found[1]
+    assert_alike(*found)
+
+
+def assert_alike(one: Any, other: Any) -> None:
+    if isinstance(one, float) and isinstance(other, float):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_alike(value, other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for mine, its in zip(one, other, strict=True):
+            assert_alike(mine, its)
+    else:
+        assert one == other

@@ -85,6 +85,7 @@ def test_erasing_teaches_every_expert_to_forget(work: Path, tmp_path: Path) -> N
 
     def count(folder: Path) -> int:
         told = attn_surgery("extract", folder, "--samples", rows, *lengths, "--json").json
-        return int(told["exact_match"]["count"])
+        figure = next(one for one in told["figures"] if one["name"] == "recited")
+        return int(figure["details"]["count"])
 
     assert count(out) < count(work / "model") == len(rows.read_text().splitlines())
