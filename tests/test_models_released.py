@@ -140,7 +140,7 @@ def test_mitigate_with_training(work: Path, tmp_path: Path, alive: list[int]) ->
     assert done.code == 0, done
     assert len(alive) > 12, "of the search, the results, their proofs, and their attacks"
     assert max(alive) == 1
-    assert alive.count(1) == 2, "the sources of the two cuts that are healed"
+    assert alive.count(1) == 3, "the sources of the three results that are healed"
 
 
 @pytest.mark.slow

@@ -142,17 +142,17 @@ def _measure_excess(report: Report, of: str) -> float:
 
 
 def _list_costs(report: Report, of: str) -> Iterator[tuple[str, float]]:
-    """What a model lost against the base, relative to it: the loss on held-out text, and each
-    benchmark's main metric. Infinite if nothing was measured."""
-    measured = False
+    """What a model lost against the base, relative to it: the loss on held-out text and on new text
+    of the passages' form, and each benchmark's main metric. Infinite if nothing was measured."""
+    measured, kinds = False, {"heldout": "held-out text", "form": "new text of their form"}
     for figure in report.figures:
         change = figure.change
         if figure.of != of or change is None:
             continue
-        if figure.name == "heldout" and figure.on in ("all", "held back"):
+        if figure.name in kinds and figure.on in ("all", "held back", "never trained on"):
             before = (figure.value or 0.0) - change.difference
             measured = True
-            yield "loss on held-out text", change.difference / max(before, 1e-9)
+            yield f"loss on {kinds[figure.name]}", change.difference / max(before, 1e-9)
         elif figure.name.startswith("task.") and report.names[figure.name].main:
             before, drop = (figure.value or 0.0) - change.difference, figure.details.get("drop")
             if isinstance(drop, float | int):
