@@ -45,13 +45,15 @@ stopped: list[click.Context | None] = []
 """The commands that a signal has stopped, unless they went on."""
 
 
-def note_unmeasured(output: object, source: ResolvedModel) -> None:
+def note_unmeasured(output: object, source: ResolvedModel, samples: str | None = None) -> None:
     """Says how to measure a new result, `output`, of `source`, against the model before all
-    steps."""
+    steps. `samples`: what was given to make it; a lab model's own otherwise."""
     from surgery.hub.finding import name_first
 
     first = name_first(source)
-    given = "" if first.startswith("lab:") else " --samples SAMPLES --heldout TEXT"
+    own = first.startswith("lab:")
+    given = "" if own and samples in (None, first) else " --samples SAMPLES"
+    given += "" if own else " --heldout TEXT"
     named = shlex.join(["evaluate", str(output), "--baseline", first, "--attack", "default"])
     note(
         "Nothing measured yet. To see what it still recites and what it lost, run: "

@@ -13,6 +13,7 @@ from command_line import attn_surgery
 from hub_commands import TOKEN, session
 from tiny_tokenizer import save_tiny
 
+from cli.terminal import note_unmeasured
 from evals.jobs.asking import MeasureRequest
 from evals.jobs.evaluating import evaluate_exports
 from evals.jobs.exporting import ExportRequest, open_export
@@ -40,6 +41,18 @@ def test_json_is_printed_when_the_push_fails(source: Path, tmp_path: Path) -> No
     assert unmeasured.endswith(f"{evaluate} --samples SAMPLES --heldout TEXT")
     assert line.startswith("error: Hub model me/model: the connection to the Hub failed")
     assert (said.code, said.out.count("\n")) == (1, 1), "what was exported is said"
+
+
+@pytest.mark.parametrize(
+    ("samples", "more"),
+    [(None, ""), ("lab:pythia", ""), ("letters.csv", " --samples SAMPLES")],
+)
+def test_a_lab_model_is_measured_on_what_it_was_given(
+    samples: str | None, more: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_unmeasured("out", find_model("lab:pythia"), samples)
+    evaluate = "attn-surgery evaluate out --baseline lab:pythia --attack default"
+    assert capsys.readouterr().err.endswith(f"{evaluate}{more}\n")
 
 
 @pytest.mark.parametrize(

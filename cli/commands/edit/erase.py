@@ -51,4 +51,4 @@ def command(request: EraseRequest, as_json: bool) -> None:
             "measure a result here, erase without `as_adapter`"
         )
         return
-    note_unmeasured(export.output, opened.prepared.model)
+    note_unmeasured(export.output, opened.prepared.model, request.passages.samples)

@@ -32,4 +32,4 @@ def command(request: HealRequest, as_json: bool) -> None:
         return
     steps = f"healed in {result['healing']['steps']} steps"
     echo(f"{export.output}: {steps}, {decimal(result['bytes'])}")
-    note_unmeasured(export.output, opened.prepared.model)
+    note_unmeasured(export.output, opened.prepared.model, request.passages.samples)
