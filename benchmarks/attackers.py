@@ -61,7 +61,7 @@ from evals.measure.attacks.attack import AttackOutcome, Setting, Target
 from evals.measure.attacks.names import find_attack
 from evals.measure.attacks.result import Outcomes, measure_outcomes
 from evals.measure.attacks.sibling import find_sibling
-from evals.run.groups import Passages
+from evals.run.groups import HEAL_STEPS, Passages
 from evals.run.models import LoadedModel, open_model
 from surgery.record.measured import EDITED, Measured
 from surgery.training.training import WINDOW, scale_rate
@@ -112,6 +112,7 @@ class Bed:
     trained: tuple[Setting, ...]
     never: Path | None = None
     left_out: float = 0.25
+    heal_steps: int = HEAL_STEPS
 
     @cached_property
     def base(self) -> LoadedModel:
@@ -159,8 +160,10 @@ class Bed:
             parts += [f"{steps}{STEPS}"] * (len(self.steps) > 1)
             make = partial(self._erase, by=way, harden=harden, steps=steps)
             found[", ".join(parts)] = make
-            if (steps, harden) == (self.steps[-1], False):
-                found[f"erased by {who}, cut, healed"] = partial(self._cut_erased, by=way)
+            if steps == self.steps[-1]:
+                called = ", ".join([f"erased by {who}"] + ["hardened"] * harden)
+                make = partial(self._cut_erased, by=way, harden=harden)
+                found[f"{called}, cut, healed"] = make
         found["K-FAC"] = self._remove_flat
         if self.public is not None:
             found["trained again on what is not listed"] = self._train_again
@@ -181,18 +184,18 @@ class Bed:
         if not cut.exists():
             self._cut(cut)
         asked = {"source": self.model, "text": self.text, "output": output}
-        open_heal(HealRequest.of(model=str(cut), **asked)).run()
+        open_heal(HealRequest.of(model=str(cut), **asked, steps=self.heal_steps)).run()
 
-    def _cut_erased(self, output: Path, by: str) -> None:
+    def _cut_erased(self, output: Path, by: str, *, harden: bool) -> None:
         """Erased, then cut, then healed: the cut's own predictions keep the passages away."""
         names = [output.with_name(f"{output.name}-{step}") for step in ("erase", "cut")]
         erased, cut = names
         if not erased.exists():
-            self._erase(erased, by, harden=False, steps=self.steps[-1])
+            self._erase(erased, by, harden=harden, steps=self.steps[-1])
         if not cut.exists():
             self._cut(cut, str(erased))
-        asked = {"source": self.model, "text": self.text, "samples": self.samples}
-        asked |= {"leave_out": self.left_out, "device": "cpu"}
+        asked: dict[str, Any] = {"source": self.model, "text": self.text, "samples": self.samples}
+        asked |= {"leave_out": self.left_out, "steps": self.heal_steps, "device": "cpu"}
         open_heal(HealRequest.of(model=str(cut), **asked, output=output)).run()
 
     def _erase(self, output: Path, by: str, *, harden: bool, steps: int) -> None:
@@ -399,7 +402,9 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 @click.option(
     "--steps", multiple=True, default=(60,), show_default=True, help="Of an erasing. Repeatable."
 )
+@click.option("--heal-steps", default=HEAL_STEPS, show_default=True, help="Of a healing.")
 @click.option("--tuned", default=100, show_default=True, help="Steps of a tuned training; 0: none.")
+@click.option("--kinds", default=0, help="Tune the first rate of so many kinds alone; 0: of all.")
 @click.option(
     "--only", multiple=True, help="A defense, or several, as in 'erased by*'. Repeatable."
 )
@@ -409,25 +414,28 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 def main(
     context: click.Context, model: str, samples: str | None, heldout: tuple[Path, ...],
     text: tuple[str, ...], cut: str, teacher: str, public: str | None, twin: str | None,
-    never: bool, leave_out: float, private: bool, steps: tuple[int, ...], tuned: int,
-    only: tuple[str, ...], name: str | None, output: Path,
+    never: bool, leave_out: float, private: bool, steps: tuple[int, ...], heal_steps: int,
+    tuned: int, kinds: int, only: tuple[str, ...], name: str | None, output: Path,
 ) -> None:  # fmt: skip
     """Attack each defense of MODEL by those who know it."""
     torch.set_num_threads(1)
     check_asked(output, {
         "model": model, "samples": samples, "cut": cut, "teacher": teacher, "public": public,
         "never": never, "leave_out": leave_out, "private": private, "steps": steps, "tuned": tuned,
+        "heal_steps": heal_steps, "kinds": kinds,
     })  # fmt: skip
     if private:
         place = output / "private"
         public, model = model, str(make_private(model, choose_more_records, PRIVATE_STEPS, place))
         samples = str(place / "records.jsonl")
         heldout, text = (place / "heldout.txt",), (str(place / "text.txt"),)
-    trained = tuple(replace(one, steps=tuned) for one in TUNED if tuned)
+    first = {one.learned: one for one in reversed(TUNED)}
+    taken = [*first.values()][::-1][:kinds] if kinds else TUNED
+    trained = tuple(replace(one, steps=tuned) for one in taken if tuned)
     texts = text or (model,)
     bed = Bed(
         model, samples or model, heldout, texts, cut, teacher, public, twin or public, output,
-        steps, trained, left_out=leave_out,
+        steps, trained, left_out=leave_out, heal_steps=heal_steps,
     )  # fmt: skip
     if never:
         bed = replace(bed, never=output / "never.jsonl")

@@ -1,7 +1,7 @@
 """Trains a lab model: `python -m benchmarks.lab.train pythia --output DIR`.
 
-The output holds `models/NAME/` and `records.jsonl`. `deep`, a model of 24 blocks that is not
-shipped, has its records, held-out, and calibration text in `models/deep/`. A run goes once
+The output holds `models/NAME/`, `records.jsonl`, `heldout.txt`, and `calibration.txt`. `deep`, a
+model of 24 blocks that is not shipped, has these files in `models/deep/`. A run goes once
 through one fixed sequence of rows; a stopped one goes on from its last checkpoint with `--resume`.
 With `--twin`, the rows hold more of the other text in place of the records: a model for `audit
 --twin` that never saw them.
@@ -88,8 +88,8 @@ def main(
     beside = output
     if name == "deep":
         records, beside = plant_otherwise(records), folder
-        for kind, parts in (("heldout", heldout_texts()), ("calibration", calibration_texts())):
-            (folder / f"{kind}.txt").write_text("\n\n".join(parts), encoding="utf-8")
+    for kind, parts in (("heldout", heldout_texts()), ("calibration", calibration_texts())):
+        (beside / f"{kind}.txt").write_text("\n\n".join(parts), encoding="utf-8")
     write_records(beside / "records.jsonl", records)
     some = [] if twin else [record for record in records if record.member]
     planted = [(record.tokens, record.count) for record in some]
