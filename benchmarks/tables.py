@@ -64,9 +64,9 @@ def fill_page(text: str, page: Path, known: Mapping[str, Results]) -> str:
 
 def _write_caption(name: str, results: Results, page: Path) -> str:
     up = "../" * (len(page.relative_to(ROOT).parts) - 1) if page.is_relative_to(ROOT) else "../"
-    link = f"[How it was measured]({up}benchmarks/results/{name}.json)"
+    link = f"[Measured]({up}benchmarks/results/{name}.json)"
     changed = ", changed" if results.commit.endswith("+") else ""
-    said = f"{link}, at {results.commit.rstrip('+')}{changed}, {results.date}."
+    said = f"{link} at {results.commit.rstrip('+')}{changed}, {results.date}."
     return f"{said} {results.note}".strip()
 
 

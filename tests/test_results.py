@@ -116,8 +116,8 @@ def test_a_table_stands_between_its_markers(written: Path, tmp_path: Path) -> No
     known = list_results(tmp_path)
     filled = fill_page(page, Path("docs/ways.md"), known)
     commit = known["ways"].commit
-    assert "|way|`any`|\n|---|---|\n|cut|0 of 252|\n\n[How" in filled
-    assert f"results/ways.json), at {commit}, {date.today()}.\n<!-- end -->\n\nMore.\n" in filled
+    assert "|way|`any`|\n|---|---|\n|cut|0 of 252|\n\n[Mea" in filled
+    assert f"results/ways.json) at {commit}, {date.today()}.\n<!-- end -->\n\nMore.\n" in filled
     assert fill_page(filled, Path("docs/ways.md"), known) == filled
     command = "<!-- command: ways -->\n<!-- end -->\n"
     assert "\n    attn-surgery demo\n" in fill_page(command, Path("docs/ways.md"), known)
