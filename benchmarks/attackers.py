@@ -312,7 +312,7 @@ def make_row(
     apart = find_attack("any").run(others).recovered
     way, _, steps = name.partition(STEPS)[0].rpartition(", ")
     row: dict[str, Any] = {
-        "bed": Path(bed.model).name if bed.public is None else f"{bed.public}, fine-tuned",
+        "bed": Path(bed.model).name if not bed.public else f"{Path(bed.public).name}, fine-tuned",
         "defense": name,
         "way": {TWIN: "twin"}.get(name, way if name.endswith(STEPS) else name),
         "strength": steps if name.endswith(STEPS) else "",

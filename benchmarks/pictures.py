@@ -113,6 +113,27 @@ def choose_way_looks(ways: list[str]) -> Iterator[dict[str, Any]]:
         yield {"linestyle": "-", "markersize": 6, "alpha": 0.9, **named.get(way, own)}
 
 
+def draw_strengths(results: Results) -> Chart:
+    """What the best attack gets against each cost, in nats: a curve for each way, over its steps.
+
+    Columns: `way`, `best`, `form`, `cost`.
+    """
+    ways = list(dict.fromkeys(str(row["way"]) for row in results.rows))
+
+    def paint(figure: Any, narrow: bool) -> None:
+        costs = {"form": "form, nats", "cost": "KL on other text, nats"}
+        axes = figure.subplots(1, 2, sharey=True)
+        for panel, (key, name) in zip(axes, costs.items(), strict=True):
+            for way, look in zip(ways, choose_way_looks(ways), strict=True):
+                rows = [row for row in results.rows if row["way"] == way]
+                x, y = ([read_number(row, one) or 0 for row in rows] for one in (key, "best"))
+                panel.plot(x, [100 * share for share in y], label=way, **look)
+            panel.set_xlabel(name)
+        axes[0].set_ylabel("best attack, %")
+
+    return Chart("The best attack, by steps of erasing", "", paint, lambda narrow: (WIDE, 4.6))
+
+
 def draw_steps(results: Results) -> Chart:
     """What comes back after so many steps of fine-tuning. Columns: `model`, `after_N`."""
     steps = [c.key for c in results.columns if c.key.startswith("after_")]
@@ -166,9 +187,11 @@ def draw_blocks(results: Results) -> Chart:
     return draw_lines("Each block cut alone: what is left, and what it costs", [[left, right]])
 
 
+TODAY = ("attackers-private", "attackers-neo", "attackers-deep", "attackers-smollm2")
 DRAWN: Mapping[str, Picture] = {
     "frontier": Picture(("frontier",), draw_frontier),
-    "today": Picture(("attackers-private", "attackers-neo", "attackers-deep"), draw_frontier),
+    "today": Picture(TODAY, draw_frontier),
+    "strengths": Picture(("strengths", "ways-never-neo"), draw_strengths),
     "steps": Picture(("relearn-strongest",), draw_steps),
     "before-after": Picture(("attackers-neo",), draw_before_after),
     "blocks": Picture(("blocks",), draw_blocks),
