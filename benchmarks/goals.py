@@ -57,9 +57,9 @@ ALONE = Case(
     {"any": 0.01, "hints:8": 0.01, "relearn-strongest": 0.05, "loss": 0.03, "form": 0.5},
     (
         ("attackers-neo", "erased by context:8, cut, healed", "lab:gpt-neo"),
-        ("ways-never", "erased by context:8, cut, healed", "lab:pythia, `--never`"),
-        ("ways-never-neo", "erased by context:8", "lab:gpt-neo, `--never`"),
-        ("ways-never-neo", "erased by context:8, hardened, cut, healed", "lab:gpt-neo, `--never`"),
+        ("ways-healed", "erased by context:8, hardened, cut, healed", "lab:pythia, `--never`"),
+        ("ways-healed", "erased by context:8", "lab:gpt-neo, `--never`"),
+        ("ways-healed", "erased by context:8, hardened, cut, healed", "lab:gpt-neo, `--never`"),
     ),
 )
 
@@ -91,7 +91,9 @@ def compare() -> Iterator[dict[str, Any]]:
     for case in (WITH_PUBLIC, ALONE):
         yield {"on": case.called, **case.most}
         for name, defense, called in case.closest:
-            *_, row = (row for row in known[name].rows if row["defense"] == defense)
+            beds = called, called.partition(",")[0]
+            rows = (row for row in known[name].rows if row["bed"] in beds)
+            *_, row = (row for row in rows if row["defense"] == defense)
             missed, unclear = judge(row, case.most)
             measured = {key: row[key] for key in NUMBERS if key in row and key in case.most}
             yield {"on": called, "way": defense, **measured, "missed": missed, "open": unclear}

@@ -116,16 +116,17 @@ def choose_way_looks(ways: list[str]) -> Iterator[dict[str, Any]]:
 def draw_strengths(results: Results) -> Chart:
     """What the best attack gets against each cost, in nats: a curve for each way, over its steps.
 
-    Columns: `way`, `best`, `form`, `cost`.
+    Columns: `bed`, of which the first is drawn; `way`, `best`, `form`, `cost`.
     """
-    ways = list(dict.fromkeys(str(row["way"]) for row in results.rows))
+    drawn = [row for row in results.rows if row["bed"] == results.rows[0]["bed"]]
+    ways = list(dict.fromkeys(str(row["way"]) for row in drawn))
 
     def paint(figure: Any, narrow: bool) -> None:
         costs = {"form": "form, nats", "cost": "KL on other text, nats"}
         axes = figure.subplots(1, 2, sharey=True)
         for panel, (key, name) in zip(axes, costs.items(), strict=True):
             for way, look in zip(ways, choose_way_looks(ways), strict=True):
-                rows = [row for row in results.rows if row["way"] == way]
+                rows = [row for row in drawn if row["way"] == way]
                 x, y = ([read_number(row, one) or 0 for row in rows] for one in (key, "best"))
                 panel.plot(x, [100 * share for share in y], label=way, **look)
             panel.set_xlabel(name)
@@ -191,7 +192,7 @@ TODAY = ("attackers-private", "attackers-neo", "attackers-deep", "attackers-smol
 DRAWN: Mapping[str, Picture] = {
     "frontier": Picture(("frontier",), draw_frontier),
     "today": Picture(TODAY, draw_frontier),
-    "strengths": Picture(("strengths", "ways-never-neo"), draw_strengths),
+    "strengths": Picture(("strengths", "ways-healed"), draw_strengths),
     "steps": Picture(("relearn-strongest",), draw_steps),
     "before-after": Picture(("attackers-neo",), draw_before_after),
     "blocks": Picture(("blocks",), draw_blocks),
