@@ -1,10 +1,10 @@
-"""What 0.4.0 was to reach, beside what the best way of each case reached.
+"""What version 0.4 was to reach, beside what the best way of each case reached.
 
-    python -m benchmarks.goals
+    python -m benchmarks.wanted
 
-Reads the rows of `benchmarks.attackers` in benchmarks/results/, and writes goals.json: for each
-case the most that was wanted, and below it what was measured, with the goals that were missed. A
-share or a difference whose interval holds the goal is not decided: it counts as neither.
+Reads the rows of `benchmarks.attackers` in benchmarks/results/, and writes wanted.json: for each
+case the most that was wanted, and below it what was measured, with what missed it. A
+share or a difference whose interval holds the limit is not decided: it counts as neither.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLUMNS = [
 
 
 class Case(NamedTuple):
-    """A goal, and the rows that came closest: name of the results, defense, and how the page calls
+    """What was wanted, and the rows that came closest: name of the results, defense, and how the page calls
     the model. Of equal defenses, the last row of the results counts."""
 
     called: str
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
 
 WITH_PUBLIC = Case(
-    "goal, with a public model",
+    "wanted, with a public model",
     {"above": 0.01, "cost": 0.06, "form": 0.05},
     (
         ("attackers-private", "erased by the public base", "lab:pythia, fine-tuned"),
@@ -53,7 +53,7 @@ WITH_PUBLIC = Case(
     ),
 )
 ALONE = Case(
-    "goal, without one",
+    "wanted, without one",
     {"any": 0.01, "hints:8": 0.01, "relearn-strongest": 0.05, "loss": 0.03, "form": 0.5},
     (
         ("attackers-neo", "erased by context:8, cut, healed", "lab:gpt-neo"),
@@ -65,7 +65,7 @@ ALONE = Case(
 
 
 def judge(row: Mapping[str, Any], most: Mapping[str, float]) -> tuple[str, str]:
-    """The goals that a row misses, and those that it does not decide."""
+    """The limits that a row misses, and those that it does not decide."""
     headings = {column.key: column.heading for column in COLUMNS}
     missed, unclear = [], []
     for key, limit in most.items():
@@ -86,7 +86,7 @@ def judge(row: Mapping[str, Any], most: Mapping[str, float]) -> tuple[str, str]:
 
 
 def compare() -> Iterator[dict[str, Any]]:
-    """The row of each goal, and of what was to reach it."""
+    """The row of each case, and of what was to reach it."""
     known = list_results()
     for case in (WITH_PUBLIC, ALONE):
         yield {"on": case.called, **case.most}
@@ -104,11 +104,11 @@ def main() -> None:
     """Compare what was measured with what was to be reached."""
     rows = list(compare())
     named = dict.fromkeys(name for case in (WITH_PUBLIC, ALONE) for name, *_ in case.closest)
-    measures = ["benchmarks/goals.py", *(f"benchmarks/results/{name}.json" for name in named)]
+    measures = ["benchmarks/wanted.py", *(f"benchmarks/results/{name}.json" for name in named)]
     for row in rows:
         click.echo({key: getattr(cell, "value", cell) for key, cell in row.items()})
     click.echo(
-        write_results("goals", "python -m benchmarks.goals", COLUMNS, rows, measures=measures)
+        write_results("wanted", "python -m benchmarks.wanted", COLUMNS, rows, measures=measures)
     )
 
 
