@@ -35,8 +35,8 @@ COLUMNS = [
 
 
 class Case(NamedTuple):
-    """What was wanted, and the rows that came closest: name of the results, defense, and how the page calls
-    the model. Of equal defenses, the last row of the results counts."""
+    """What was wanted, and the rows that came closest: name of the results, defense, and how the
+    page calls the model. Of equal defenses, the last row of the results counts."""
 
     called: str
     most: Mapping[str, float]
