@@ -32,7 +32,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property, partial
-from itertools import product
+from itertools import groupby, product
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +157,12 @@ class Bed:
             ways.insert(0, self.public)
         for way, harden, steps in product(ways, (False, True), self.steps):
             who = {"cut": "the cut", self.public: "the public base"}.get(way, way)
-            parts = [f"erased by {who}"] + ["hardened"] * harden
-            parts += [f"{steps}{STEPS}"] * (len(self.steps) > 1)
+            called = f"erased by {who}" + ", hardened" * harden
+            strength = f", {steps}{STEPS}" * (len(self.steps) > 1)
             make = partial(self._erase, by=way, harden=harden, steps=steps)
-            found[", ".join(parts)] = make
+            found[called + strength] = make
             if steps == self.steps[-1]:
-                called = ", ".join([f"erased by {who}"] + ["hardened"] * harden)
-                make = partial(self._cut_erased, by=way, harden=harden)
-                found[f"{called}, cut, healed"] = make
+                found[f"{called}, cut, healed"] = partial(self._cut_erased, by=way, harden=harden)
         found["K-FAC"] = self._remove_flat
         if self.public is not None:
             found["trained again on what is not listed"] = self._train_again
@@ -311,11 +310,13 @@ def make_row(
     others = Target(loaded.model, loaded.tokenizer, unlisted, unlisted.tokens)
     apart = find_attack("any").run(others).recovered
     way, _, steps = name.partition(STEPS)[0].rpartition(", ")
+    kept = ", --never" if bed.never and name not in (BASE, TWIN) else ""
     row: dict[str, Any] = {
         "bed": Path(bed.model).name if not bed.public else f"{Path(bed.public).name}, fine-tuned",
         "defense": name,
-        "way": {TWIN: "twin"}.get(name, way if name.endswith(STEPS) else name),
+        "way": {TWIN: "twin"}.get(name, way if name.endswith(STEPS) else name) + kept,
         "strength": steps if name.endswith(STEPS) else "",
+        **({"healing": bed.heal_steps} if name.endswith("healed") else {}),
         "loss": measure_rise(bed, loaded, text),
         "cost": measure_text(bed.base.model, loaded.model, text)["kl"],
         "form": measure_rise(bed, loaded, bed.unseen),
@@ -338,6 +339,7 @@ COLUMNS = [
     Column(key="defense", heading="defense"),
     Column(key="way", heading="way"),
     Column(key="strength", heading="steps"),
+    Column(key="healing", heading="steps of healing", unit="count"),
     Column(key="loss", heading="loss", unit="rise"),
     Column(key="cost", heading="KL", unit="nats"),
     Column(key="form", heading="form", unit="rise", digits=2),
@@ -429,8 +431,8 @@ def main(
         public, model = model, str(make_private(model, choose_more_records, PRIVATE_STEPS, place))
         samples = str(place / "records.jsonl")
         heldout, text = (place / "heldout.txt",), (str(place / "text.txt"),)
-    first = {one.learned: one for one in reversed(TUNED)}
-    taken = [*first.values()][::-1][:kinds] if kinds else TUNED
+    first = [next(alike) for _, alike in groupby(TUNED, attrgetter("learned"))]
+    taken = first[:kinds] if kinds else TUNED
     trained = tuple(replace(one, steps=tuned) for one in taken if tuned)
     texts = text or (model,)
     bed = Bed(

@@ -24,7 +24,10 @@ PICTURES = ROOT / "docs" / "pictures"
 TWIN = "twin"
 ATTACKS = ("any", "hints:8", "in-context", "relearn", "relearn-strongest", "revive")
 SHOWN = (
-    *("not edited", "cut", "erased by the cut", "erased by the cut, hardened"),
+    "not edited",
+    "cut",
+    "erased by the cut",
+    "erased by the cut, hardened",
     "erased by context:8, cut, healed",
 )
 _SHARES = (0, 1, 2, 5, 10, 20, 50, 100)
@@ -188,10 +191,11 @@ def draw_blocks(results: Results) -> Chart:
     return draw_lines("Each block cut alone: what is left, and what it costs", [[left, right]])
 
 
-TODAY = ("attackers-private", "attackers-neo", "attackers-deep", "attackers-smollm2")
 DRAWN: Mapping[str, Picture] = {
     "frontier": Picture(("frontier",), draw_frontier),
-    "today": Picture(TODAY, draw_frontier),
+    "today": Picture(
+        ("attackers-private", "attackers-neo", "attackers-deep", "attackers-smollm2"), draw_frontier
+    ),
     "strengths": Picture(("strengths", "ways-healed"), draw_strengths),
     "steps": Picture(("relearn-strongest",), draw_steps),
     "before-after": Picture(("attackers-neo",), draw_before_after),

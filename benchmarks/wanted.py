@@ -3,8 +3,8 @@
     python -m benchmarks.wanted
 
 Reads the rows of `benchmarks.attackers` in benchmarks/results/, and writes wanted.json: for each
-case the most that was wanted, and below it what was measured, with what missed it. A
-share or a difference whose interval holds the limit is not decided: it counts as neither.
+case the most that was wanted, and below it what was measured, with what missed it and what too few
+passages leave open. Losses and KL have no interval here: their values decide.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import click
 from benchmarks.pictures import read_number
 from benchmarks.results import Cell, Column, list_results, write_results
 from evals.run.statistics import bound_share
+from evals.table.limits import judge
+from surgery.record.measured import State
 
-NUMBERS = ("above", "any", "hints:8", "relearn-strongest", "cost", "loss", "form")
 COLUMNS = [
     Column(key="on", heading="model"),
     Column(key="way", heading="way"),
@@ -64,25 +65,18 @@ ALONE = Case(
 )
 
 
-def judge(row: Mapping[str, Any], most: Mapping[str, float]) -> tuple[str, str]:
-    """The limits that a row misses, and those that it does not decide."""
+def decide(row: Mapping[str, Any], most: Mapping[str, float]) -> dict[State, str]:
+    """State → what is in it: every number of a row that has a limit."""
     headings = {column.key: column.heading for column in COLUMNS}
-    missed, unclear = [], []
-    for key, limit in most.items():
-        cell, value = row.get(key), read_number(row, key)
-        if value is None:
-            continue
-        high = value
-        if isinstance(cell, Cell) and cell.ci95:
-            high = cell.ci95[1]
-        elif isinstance(cell, Cell) and cell.n:
-            high = bound_share(round(value * cell.n), cell.n)
-        name = headings[key]
-        if value > limit and not (isinstance(cell, Cell) and cell.ci95 and cell.ci95[0] <= limit):
-            missed.append(name)
-        elif high > limit:
-            unclear.append(name)
-    return ", ".join(missed), ", ".join(unclear)
+    found: dict[State, list[str]] = {"kept": [], "missed": [], "undecided": []}
+    for key in most.keys() & row.keys():
+        cell, value = row[key], read_number(row, key) or 0.0
+        bound, n = value, 1
+        if isinstance(cell, Cell) and cell.n:
+            n = cell.n
+            bound = cell.ci95[1] if cell.ci95 else bound_share(value * n, n)
+        found[judge(value, bound, most[key], n)].append(headings[key])
+    return {state: ", ".join(sorted(names)) for state, names in found.items()}
 
 
 def compare() -> Iterator[dict[str, Any]]:
@@ -94,9 +88,10 @@ def compare() -> Iterator[dict[str, Any]]:
             beds = called, called.partition(",")[0]
             rows = (row for row in known[name].rows if row["bed"] in beds)
             *_, row = (row for row in rows if row["defense"] == defense)
-            missed, unclear = judge(row, case.most)
-            measured = {key: row[key] for key in NUMBERS if key in row and key in case.most}
-            yield {"on": called, "way": defense, **measured, "missed": missed, "open": unclear}
+            found = decide(row, case.most)
+            measured = {key: row[key] for key in case.most if key in row}
+            told = {"missed": found["missed"], "open": found["undecided"]}
+            yield {"on": called, "way": defense, **measured, **told}
 
 
 @click.command()

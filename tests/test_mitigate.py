@@ -511,7 +511,7 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     form = form.model_copy(update={"value": 3.0, "change": Change(difference=1.0)})
     place, why = choose_best(two.model_copy(update={"figures": [*two.figures, form]}), PAIR)
     assert place == 0, "records of the form lost more than the text did"
-    assert "the cut, healed: 50.0% worse in loss on new text of their form" in why
+    assert "the cut, healed: 50.0% worse in loss on new text of the passages' form" in why
 
     assert edit.edit is not None
     search = dict.fromkeys(("passages", "windows"), "a" * 64) | {"seed": 0, "met": False}

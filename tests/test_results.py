@@ -33,6 +33,7 @@ from benchmarks.results import (
     write_results,
 )
 from benchmarks.tables import fill_page, find_later_changes, list_pages, make_table, write_cell
+from benchmarks.wanted import compare
 from surgery.record.measured import EDITED
 
 KNOWN = list_results()
@@ -122,6 +123,16 @@ def test_a_table_stands_between_its_markers(written: Path, tmp_path: Path) -> No
     command = "<!-- command: ways -->\n<!-- end -->\n"
     assert "\n    attn-surgery demo\n" in fill_page(command, Path("docs/ways.md"), known)
     assert list(make_table(known["ways"], []))[3] == "|simnpo|0.046 [0.040, 0.050]||"
+
+
+def test_what_was_wanted_is_compared_with_the_results_that_are_there() -> None:
+    rows = [{key: cell for key, cell in row.items() if cell != ""} for row in compare()]
+    assert rows
+    read = [
+        {key: cell for key, cell in row.items() if cell != ""}
+        for row in read_results("wanted").rows
+    ]
+    assert read == rows
 
 
 def test_a_report_becomes_a_table(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def _measure_excess(report: Report, of: str) -> float:
 def _list_costs(report: Report, of: str) -> Iterator[tuple[str, float]]:
     """What a model lost against the base, relative to it: the loss on held-out text and on new text
     of the passages' form, and each benchmark's main metric. Infinite if nothing was measured."""
-    measured, kinds = False, {"heldout": "held-out text", "form": "new text of their form"}
+    measured, kinds = False, {"heldout": "held-out text", "form": "new text of the passages' form"}
     for figure in report.figures:
         change = figure.change
         if figure.of != of or change is None:
