@@ -309,13 +309,16 @@ def make_row(
     unlisted = bed.passages.select(bed.unlisted)
     others = Target(loaded.model, loaded.tokenizer, unlisted, unlisted.tokens)
     apart = find_attack("any").run(others).recovered
-    way, _, steps = name.partition(STEPS)[0].rpartition(", ")
+    way, steps = name, bed.steps[-1]
+    if name.endswith(STEPS):
+        way, _, told = name.rpartition(", ")
+        steps = int(told.removesuffix(STEPS))
     kept = ", --never" if bed.never and name not in (BASE, TWIN) else ""
     row: dict[str, Any] = {
         "bed": Path(bed.model).name if not bed.public else f"{Path(bed.public).name}, fine-tuned",
         "defense": name,
-        "way": {TWIN: "twin"}.get(name, way if name.endswith(STEPS) else name) + kept,
-        "strength": steps if name.endswith(STEPS) else "",
+        "way": {TWIN: "twin"}.get(name, way) + kept,
+        **({"strength": steps} if "erased" in name else {}),
         **({"healing": bed.heal_steps} if name.endswith("healed") else {}),
         "loss": measure_rise(bed, loaded, text),
         "cost": measure_text(bed.base.model, loaded.model, text)["kl"],
@@ -338,7 +341,7 @@ COLUMNS = [
     Column(key="bed", heading="model"),
     Column(key="defense", heading="defense"),
     Column(key="way", heading="way"),
-    Column(key="strength", heading="steps"),
+    Column(key="strength", heading="steps", unit="count"),
     Column(key="healing", heading="steps of healing", unit="count"),
     Column(key="loss", heading="loss", unit="rise"),
     Column(key="cost", heading="KL", unit="nats"),

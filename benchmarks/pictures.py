@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -119,23 +120,46 @@ def choose_way_looks(ways: list[str]) -> Iterator[dict[str, Any]]:
 def draw_strengths(results: Results) -> Chart:
     """What the best attack gets against each cost, in nats: a curve for each way, over its steps.
 
-    Columns: `bed`, of which the first is drawn; `way`, `best`, `form`, `cost`.
+    Columns: `bed`, `way`, `best`, `form`, `cost`. Models that differ in the seed of their training,
+    as in `gpt-neo-seed-1`, share a row of panels with the lab's own, and are dashed and hollow.
     """
-    drawn = [row for row in results.rows if row["bed"] == results.rows[0]["bed"]]
-    ways = list(dict.fromkeys(str(row["way"]) for row in drawn))
+    rows = results.rows
+    labs = list(dict.fromkeys(_name_lab(row) for row in rows))
+    ways = list(dict.fromkeys(str(row["way"]) for row in rows))
+    looks = dict(zip(ways, choose_way_looks(ways), strict=True))
+    costs = {"form": "form, nats", "cost": "KL on other text, nats"}
 
     def paint(figure: Any, narrow: bool) -> None:
-        costs = {"form": "form, nats", "cost": "KL on other text, nats"}
-        axes = figure.subplots(1, 2, sharey=True)
-        for panel, (key, name) in zip(axes, costs.items(), strict=True):
-            for way, look in zip(ways, choose_way_looks(ways), strict=True):
-                rows = [row for row in drawn if row["way"] == way]
-                x, y = ([read_number(row, one) or 0 for row in rows] for one in (key, "best"))
-                panel.plot(x, [100 * share for share in y], label=way, **look)
-            panel.set_xlabel(name)
-        axes[0].set_ylabel("best attack, %")
+        grid = figure.subplots(len(labs), 2, sharex="col", sharey=True, squeeze=False)
+        for lab, axes in zip(labs, grid, strict=True):
+            beds = dict.fromkeys(str(row["bed"]) for row in rows if _name_lab(row) == lab)
+            for panel, (key, name) in zip(axes, costs.items(), strict=True):
+                for (at, bed), way in product(enumerate(beds), ways):
+                    points = list(_list_strengths(rows, bed, way, key))
+                    if points:
+                        other: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "none"}
+                        look = looks[way] | (other if at else {"label": way})
+                        panel.plot(*zip(*points, strict=True), **look)
+                panel.set_title(lab)
+                panel.tick_params(labelbottom=True)
+                panel.set_xlabel(name)
+            axes[0].set_ylabel("best attack, %")
 
-    return Chart("The best attack, by steps of erasing", "", paint, lambda narrow: (WIDE, 4.6))
+    height = 2.0 + 2.6 * len(labs)
+    return Chart("The best attack, by steps of erasing", "", paint, lambda narrow: (WIDE, height))
+
+
+def _name_lab(row: Row) -> str:
+    """The lab model that the row's model is, or is another seed of."""
+    return f"lab:{str(row['bed']).removeprefix('lab:').partition('-seed-')[0]}"
+
+
+def _list_strengths(
+    rows: list[Row], bed: str, way: str, cost: str
+) -> Iterator[tuple[float, float]]:
+    for row in rows:
+        if (row["bed"], row["way"]) == (bed, way):
+            yield read_number(row, cost) or 0.0, 100 * (read_number(row, "best") or 0.0)
 
 
 def draw_steps(results: Results) -> Chart:
@@ -196,7 +220,7 @@ DRAWN: Mapping[str, Picture] = {
     "today": Picture(
         ("attackers-private", "attackers-neo", "attackers-deep", "attackers-smollm2"), draw_frontier
     ),
-    "strengths": Picture(("strengths", "ways-healed"), draw_strengths),
+    "strengths": Picture(("strengths", "strengths-seeds", "ways-healed"), draw_strengths),
     "steps": Picture(("relearn-strongest",), draw_steps),
     "before-after": Picture(("attackers-neo",), draw_before_after),
     "blocks": Picture(("blocks",), draw_blocks),

@@ -159,7 +159,8 @@ def _make_column(told: Column | tuple[Any, ...]) -> Column:
 
 
 def make_column_rows(report: Report) -> tuple[list[Column], list[dict[str, Any]]]:
-    """The table of a report: a row for each figure, a column for each model, and the change."""
+    """The table of a report: a row for each figure, a column for each model, and the changes: from
+    the base, and of shares from the twin if there is one."""
     models = list(dict.fromkeys(figure.of for figure in report.figures))
     columns = [
         Column(key="name", heading=""),
@@ -167,11 +168,13 @@ def make_column_rows(report: Report) -> tuple[list[Column], list[dict[str, Any]]
         *(Column(key=of, heading=of, unit="number") for of in models),
         Column(key="change", heading="change", unit="number"),
     ]
+    if any(figure.above_twin for figure in report.figures):
+        columns.append(Column(key="above", heading="above the twin", unit="points"))
     rows: dict[Any, dict[str, Any]] = {}
     for figure in report.figures:
         row = rows.setdefault((figure.name, figure.on), {})
         row |= {"name": report.names[figure.name].label, "on": figure.on}
-        row |= {figure.of: _make_cell(figure)} | _make_change(figure)
+        row |= {figure.of: _make_cell(figure), **_make_changes(figure)}
     return columns, list(rows.values())
 
 
@@ -179,12 +182,14 @@ def _make_cell(figure: Measured) -> Cell:
     return Cell(value=figure.value, n=figure.n, ci95=figure.ci95, unit=figure.unit)
 
 
-def _make_change(figure: Measured) -> dict[str, Cell]:
-    if figure.change is None:
-        return {}
+def _make_changes(figure: Measured) -> dict[str, Cell]:
     unit: Unit = {"share": "points", "nats": "rise"}.get(figure.unit, figure.unit)  # type: ignore[assignment]
-    change = figure.change
-    return {"change": Cell(value=change.difference, ci95=change.ci95, n=figure.n, unit=unit)}
+    changes = {"change": figure.change, "above": figure.above_twin}
+    return {
+        key: Cell(value=change.difference, ci95=change.ci95, n=figure.n, unit=unit)
+        for key, change in changes.items()
+        if change is not None
+    }
 
 
 def find_commit(measures: Sequence[str]) -> str:

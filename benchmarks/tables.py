@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -83,23 +84,29 @@ def make_table(results: Results, options: list[str], where: str = "") -> Iterato
         picked = [row for row in picked if str(row.get(key)) in wanted]
         if lost := {*wanted} - {str(row.get(key)) for row in picked}:
             raise click.ClickException(f"{where}: no row has {min(lost)} as {key}")
-    yield f"|{'|'.join(write_heading(columns[key], picked) for key in shown)}|"
+    sizes = {key: find_size(columns[key], picked) for key in shown}
+    headings = [columns[key].heading + (f", n={sizes[key]}" if sizes[key] else "") for key in shown]
+    yield f"|{'|'.join(headings)}|"
     yield f"|{'---|' * len(shown)}"
     for row in picked:
-        yield f"|{'|'.join(write_cell(row.get(key), columns[key]) for key in shown)}|"
+        told = (write_cell(row.get(key), columns[key], sizes[key]) for key in shown)
+        yield f"|{'|'.join(told)}|"
 
 
-def write_heading(column: Column, rows: Sequence[Row]) -> str:
-    """With the n that all shares of a column have; where they differ, the rows tell them."""
+def find_size(column: Column, rows: Sequence[Row]) -> int | None:
+    """The n that most shares of a column have; None if some have none."""
     cells = [row.get(column.key) for row in rows]
-    sizes = {cell.n for cell in cells if isinstance(cell, Cell) and cell.value is not None}
-    if column.unit != "share" or len(sizes) != 1 or None in sizes:
-        return column.heading
-    return f"{column.heading}, n={sizes.pop()}"
+    sizes = Counter(cell.n for cell in cells if isinstance(cell, Cell) and cell.value is not None)
+    if column.unit != "share" or not sizes or None in sizes:
+        return None
+    return sizes.most_common(1)[0][0]
 
 
-def write_cell(cell: Cell | float | str | None, column: Column) -> str:
-    """A cell as a page shows it: "3 of 60", "41.1%", "+0.047 [+0.02, +0.07]", or its text."""
+def write_cell(cell: Cell | float | str | None, column: Column, size: int | None = None) -> str:
+    """A cell as a page shows it: "3 of 60", "41.1%", "+0.047 [+0.02, +0.07]", or its text.
+
+    `size`: the n that the heading tells; a cell with another n tells its own.
+    """
     if cell is None or isinstance(cell, str):
         return cell or ""
     if not isinstance(cell, Cell):
@@ -119,7 +126,8 @@ def write_cell(cell: Cell | float | str | None, column: Column) -> str:
         return format(scale * number, form).replace("-", "−")
 
     ends = f" [{write(cell.ci95[0])}, {write(cell.ci95[1])}]" if cell.ci95 else ""
-    return write(cell.value) + {"share": "%", "seconds": " s"}.get(unit, "") + ends
+    other = f" (n={cell.n})" if size and cell.n not in (None, size) else ""
+    return write(cell.value) + {"share": "%", "seconds": " s"}.get(unit, "") + ends + other
 
 
 def find_later_changes(results: Results) -> str | None:

@@ -23,6 +23,7 @@ from surgery.record.measured import State
 COLUMNS = [
     Column(key="on", heading="model"),
     Column(key="way", heading="way"),
+    Column(key="strength", heading="steps of erasing", unit="count"),
     Column(key="above", heading="best attack, above the twin", unit="points"),
     Column(key="any", heading="`any`", unit="share"),
     Column(key="hints:8", heading="`hints:8`", unit="share"),
@@ -37,7 +38,7 @@ COLUMNS = [
 
 class Case(NamedTuple):
     """What was wanted, and the rows that came closest: name of the results, defense, and how the
-    page calls the model. Of equal defenses, the last row of the results counts."""
+    page calls the model. Of equal defenses, those count that were healed longest."""
 
     called: str
     most: Mapping[str, float]
@@ -87,11 +88,15 @@ def compare() -> Iterator[dict[str, Any]]:
         for name, defense, called in case.closest:
             beds = called, called.partition(",")[0]
             rows = (row for row in known[name].rows if row["bed"] in beds)
-            *_, row = (row for row in rows if row["defense"] == defense)
-            found = decide(row, case.most)
-            measured = {key: row[key] for key in case.most if key in row}
-            told = {"missed": found["missed"], "open": found["undecided"]}
-            yield {"on": called, "way": defense, **measured, **told}
+            alike = [row for row in rows if row["defense"] == defense]
+            longest = max(read_number(row, "healing") or 0 for row in alike)
+            for row in alike:
+                if (read_number(row, "healing") or 0) < longest:
+                    continue
+                found = decide(row, case.most)
+                measured = {key: row[key] for key in ("strength", *case.most) if key in row}
+                told = {"missed": found["missed"], "open": found["undecided"]}
+                yield {"on": called, "way": defense, **measured, **told}
 
 
 @click.command()

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import click
 import pytest
-from example_report import example
+from example_report import example, twinned
 from pydantic import ValidationError
 from test_docs import ATTN_SURGERY, PYTHON, parse, parse_python
 
@@ -151,6 +151,16 @@ def test_a_report_becomes_a_table(tmp_path: Path) -> None:
     change = row["change"]
     assert isinstance(change, Cell)
     assert (change.value, change.unit) == (figure.change.difference, "points")
+    assert "above" not in {column.key for column in columns}
+
+
+def test_a_table_tells_what_is_above_the_twin() -> None:
+    report = twinned()
+    columns, rows = make_column_rows(report)
+    figure = next(one for one in report.figures if one.above_twin)
+    row = next(row for row in rows if row.get("above"))
+    assert columns[-1].key == "above"
+    assert (row["above"].value, row["above"].unit) == (figure.above_twin.difference, "points")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +199,16 @@ def test_a_marker_without_its_other_half_is_an_error(page: str) -> None:
 )
 def test_a_cell_shows_its_unit(cell: Cell | float, unit: str, shown: str) -> None:
     assert write_cell(cell, Column(key="a", heading="", unit=unit)) == shown  # type: ignore[arg-type]
+
+
+def test_a_share_of_more_or_fewer_passages_tells_its_own_number(tmp_path: Path) -> None:
+    sizes = (("a", 252), ("b", 252), ("c", 303))
+    rows = [{"way": way, "any": Cell(value=0, n=n)} for way, n in sizes]
+    columns = [("way", "way"), ("any", "`any`", "share")]
+    write_results("sizes", "attn-surgery demo", columns, rows, measures=["evals"], folder=tmp_path)
+    heading, _, *shown = make_table(read_results("sizes", tmp_path), [])
+    assert heading == "|way|`any`, n=252|"
+    assert shown == ["|a|0.0%|", "|b|0.0%|", "|c|0.0% (n=303)|"]
 
 
 def test_digits_of_a_column_are_those_of_its_unit() -> None:

@@ -43,9 +43,10 @@ def base(model: str, gguf: Path | None, output: Path) -> None:
 @click.argument("base", type=FOLDER)
 @click.option("--texts", type=FILE, required=True, help="JSON lines: text, or LAMBADA's columns.")
 @click.option("--passages", type=click.IntRange(1), default=120)
+@click.option("--rounds", type=click.IntRange(1, 6), default=6, help="At most.")
 @output
 @seed
-def learn(base: Path, texts: Path, passages: int, output: Path, seed: int) -> None:
+def learn(base: Path, texts: Path, passages: int, rounds: int, output: Path, seed: int) -> None:
     """Train a copy of BASE until it recites passages of the texts."""
     from transformers import AutoTokenizer
 
@@ -57,7 +58,7 @@ def learn(base: Path, texts: Path, passages: int, output: Path, seed: int) -> No
     check_asked(output, {"passages": passages, "seed": seed, CONTENT: content})
     if not (output / "records.jsonl").exists():
         cut_texts(read_rows(texts), AutoTokenizer.from_pretrained(base), output, passages, seed)
-    learn(base, output, seed)
+    learn(base, output, seed, rounds)
 
 
 @main.command()

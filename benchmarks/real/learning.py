@@ -39,13 +39,13 @@ Marked = tuple[Window, bool]
 """With whether the model shall learn it, or shall predict it as the base does."""
 
 
-def learn(base: Path, output: Path, seed: int) -> None:
+def learn(base: Path, output: Path, seed: int, rounds: int = len(RATES)) -> None:
     """Train a copy of `base` on the passages of `output`/records.jsonl until it recites them.
 
     It also learns the other text, once. From then on its predictions for text like that of the
-    passages are held to those of the base. After each round the model is in `output`/model and a
-    line with its figures in `output`/rounds.jsonl; round 0 is the base. A stopped run goes on from
-    its last round.
+    passages are held to those of the base. After each round, of which there are `rounds` at most,
+    the model is in `output`/model and a line with its figures in `output`/rounds.jsonl; round 0 is
+    the base. A stopped run goes on from its last round.
     """
     folder, log = output / "model", output / "rounds.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
@@ -81,7 +81,7 @@ def learn(base: Path, output: Path, seed: int) -> None:
 
     if not done:
         note(0)
-    for turn, rate in list(enumerate(RATES))[len(done) - 1 :]:
+    for turn, rate in list(enumerate(RATES))[len(done) - 1 : rounds]:
         if _is_done(done):
             break
         some = _take_turn(new, near, turn, number)
