@@ -24,7 +24,8 @@ from scipy.stats import binomtest
 from tiny_tokenizer import tiny_tokenizer
 
 from benchmarks.real.tasks import write_tasks as write_real_tasks
-from evals.lab import LAB_MODELS, heldout_texts
+from benchmarks.real.text import read_unlearned
+from evals.lab import LAB_MODELS, find_lab_folder, heldout_texts
 from evals.measure.differences import compare_scores, compare_task
 from evals.run.lm_eval.request import Tasks
 from evals.run.lm_eval.running import Benchmarks, list_code, write_results
@@ -354,11 +355,23 @@ def test_the_questions_of_the_real_model_are_those_of_arc(tmp_path):
     """A line break, and no backslash, stands before the word that the answer follows."""
     row = {"query": "Question: why?", "choices": ["a", "b"], "gold": 0}
     texts = [{"context": "a", "continuation": "b", "text": f"One {n}. Two {n}."} for n in range(2)]
-    for name, rows in (("arc", [row]), ("lambada", texts)):
-        (tmp_path / name).write_text("".join(json.dumps(one) + "\n" for one in rows))
-    write_real_tasks(tmp_path / "lambada", tmp_path / "arc", tmp_path / "tasks", 2)
+    (tmp_path / "arc").write_text(json.dumps(row) + "\n")
+    write_real_tasks(texts, tmp_path / "arc", tmp_path / "tasks", 2)
     tasks = Benchmarks.load(["real_arc_easy"], include_paths=[tmp_path / "tasks"]).tasks
     assert tasks["real_arc_easy"].doc_to_text(row) == "Question: why?\nAnswer:"
+
+
+def test_rows_that_the_real_model_learned_do_not_measure_it(tmp_path):
+    """Not even those that share a run of tokens with a passage, or with other text."""
+    (tmp_path / "model").symlink_to(find_lab_folder("pythia"))
+    learned = [" ".join(f"{word}{n}" for n in range(20)) for word in ("pear", "plum", "fig")]
+    for name, text in zip(("records", "other", "reference"), learned, strict=True):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    texts = [*learned, "None of this is there, however long one looks for it, or how."]
+    asked = [{"context": f"Once: {text}", "continuation": "end"} for text in texts]
+    (tmp_path / "asked").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    (kept,) = read_unlearned(tmp_path, tmp_path / "asked")
+    assert kept["context"] == asked[-1]["context"]
 
 
 def test_results_that_do_not_fit(tmp_path, runs):

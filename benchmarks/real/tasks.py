@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -36,14 +37,16 @@ TASKS = {
 Row = dict[str, object]
 
 
-def write_tasks(lambada: Path, arc_easy: Path, folder: Path, most: int) -> None:
-    """Write a folder for `--include-path`, with the first `most` rows of each file."""
+def write_tasks(
+    lambada: Sequence[Mapping[str, str]], arc_easy: Path, folder: Path, most: int
+) -> None:
+    """Write a folder for `--include-path`, with the first `most` rows of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = _read(lambada)[:most]
-    rows = {
+    texts = list(lambada[:most])
+    rows: dict[str, Sequence[Mapping[str, object]]] = {
         "real_lambada": texts,
         "real_arc_easy": _read(arc_easy)[:most],
-        "real_endings": _pair_endings([str(row["text"]) for row in texts]),
+        "real_endings": _pair_endings([row["text"] for row in texts]),
     }
     for name, task in TASKS.items():
         data = folder / f"{name}.jsonl"

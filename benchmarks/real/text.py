@@ -108,6 +108,16 @@ def leave_out_shared(
     return [row for row, ids in zip(rows, encoded, strict=True) if not list_runs(ids) & taken]
 
 
+def read_unlearned(folder: Path, path: Path) -> list[dict[str, str]]:
+    """The rows of a file that share no long run with what the model of a folder learned."""
+    from transformers import AutoTokenizer
+
+    files = [folder / f"{name}.jsonl" for name in ("records", "other", "reference")]
+    learned = [row["text"] for file in files for row in read_rows(file)]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    return leave_out_shared(read_rows(path), learned, tokenizer)
+
+
 def cut_windows(texts: Iterable[str], tokenizer: Any, length: int) -> list[Sequence[int]]:
     """All texts in a row, in windows of `length` tokens with the tokenizer's opening tokens.
 
