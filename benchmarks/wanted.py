@@ -37,8 +37,8 @@ COLUMNS = [
 
 
 class Case(NamedTuple):
-    """What was wanted, and the rows that came closest: name of the results, defense, and how the
-    page calls the model. Of equal defenses, those count that were healed longest."""
+    """What was wanted, and the rows that came closest: name of the results, way, and how the page
+    calls the model. Of equal ways, those count that were healed longest."""
 
     called: str
     most: Mapping[str, float]
@@ -85,10 +85,10 @@ def compare() -> Iterator[dict[str, Any]]:
     known = list_results()
     for case in (WITH_PUBLIC, ALONE):
         yield {"on": case.called, **case.most}
-        for name, defense, called in case.closest:
+        for name, way, called in case.closest:
             beds = called, called.partition(",")[0]
             rows = (row for row in known[name].rows if row["bed"] in beds)
-            alike = [row for row in rows if row["defense"] == defense]
+            alike = [row for row in rows if str(row["way"]).removesuffix(", --never") == way]
             longest = max(read_number(row, "healing") or 0 for row in alike)
             for row in alike:
                 if (read_number(row, "healing") or 0) < longest:
@@ -96,7 +96,7 @@ def compare() -> Iterator[dict[str, Any]]:
                 found = decide(row, case.most)
                 measured = {key: row[key] for key in ("strength", *case.most) if key in row}
                 told = {"missed": found["missed"], "open": found["undecided"]}
-                yield {"on": called, "way": defense, **measured, **told}
+                yield {"on": called, "way": way, **measured, **told}
 
 
 @click.command()
