@@ -76,13 +76,13 @@ def own(base: Path, texts: Path, others: Path, output: Path) -> None:
 @main.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--arc-easy", type=FILE, required=True, help="JSON lines: query, choices, gold.")
-@click.option("--lambada", type=FILE, help="Rows of LAMBADA, of which the model learned none.")
+@click.option("--lambada", type=FILE, help="Other rows. [default: those that learn kept]")
 @click.option("--rows", type=click.IntRange(1), default=300, help="At most, of each task.")
 @output
 def tasks(folder: Path, arc_easy: Path, lambada: Path | None, rows: int, output: Path) -> None:
     """Write lm-eval tasks over rows that FOLDER, made by learn, has kept from training.
 
-    With --lambada, over those of its rows that share no long run of tokens with what is there.
+    Of the rows of --lambada, those are left out that share a long run of tokens with its texts.
     """
     from benchmarks.real.tasks import write_tasks
     from benchmarks.real.text import read_rows, read_unlearned

@@ -109,7 +109,7 @@ def leave_out_shared(
 
 
 def read_unlearned(folder: Path, path: Path) -> list[dict[str, str]]:
-    """The rows of a file that share no long run with what the model of a folder learned."""
+    """The rows of a file that share no long run with passages, controls, or text of a folder."""
     from transformers import AutoTokenizer
 
     files = [folder / f"{name}.jsonl" for name in ("records", "other", "reference")]

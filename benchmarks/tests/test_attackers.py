@@ -24,7 +24,7 @@ BED = Bed(
 
 def test_each_way_is_there_once_for_each_strength() -> None:
     names = list(BED.list_defenses())
-    assert len({BED.place(name) for name in names}) == len(names) == 2 + 4 * 2 * 2 + 4 + 1
+    assert len({BED.place(name) for name in names}) == len(names) == 2 + 4 * 2 * (2 + 1) + 1
     for way in ("the cut", "context:8", *PENALTIES):
         assert f"erased by {way}, hardened, 60 steps" in names
     private = replace(BED, public="lab:pythia", steps=(60,)).list_defenses()
