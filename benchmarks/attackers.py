@@ -97,7 +97,8 @@ class Bed:
     """A model that knows passages, and what its owner and attackers have.
 
     `cut`, `teacher`: BLOCKS:VARIANT; `teacher` teaches an erasing. `public`: the model that it was
-    fine-tuned from, if there is one; `twin`: one that never saw the passages.
+    fine-tuned from, if there is one; `twin`: one that never saw the passages. `attacks`: those to
+    try; none: all.
     """
 
     model: str
@@ -114,6 +115,7 @@ class Bed:
     never: Path | None = None
     left_out: float = 0.25
     heal_steps: int = HEAL_STEPS
+    attacks: tuple[str, ...] = ()
 
     @cached_property
     def base(self) -> LoadedModel:
@@ -255,6 +257,8 @@ def attack(bed: Bed, loaded: LoadedModel, base: Found | None, *, with_cut: bool)
         names += ["graft", "graft-wide"]
     made: Found = {}
     for name in names:
+        if bed.attacks and name not in bed.attacks:
+            continue
         trainings = base[name].trainings if base and name in base else None
         if name == "relearn-strongest":
             trainings = scale(bed.trained, loaded.model)
@@ -313,6 +317,7 @@ def make_row(
     if name.endswith(STEPS):
         way, _, told = name.rpartition(", ")
         steps = int(told.removesuffix(STEPS))
+    trained = [one for one in ("relearn-strongest", "relearn") if one in after]
     kept = ", --never" if bed.never and name not in (BASE, TWIN) else ""
     row: dict[str, Any] = {
         "bed": Path(bed.model).name if not bed.public else f"{Path(bed.public).name}, fine-tuned",
@@ -325,7 +330,7 @@ def make_row(
         "form": measure_rise(bed, loaded, bed.unseen),
         "unlisted": Cell(value=float(apart.mean()), n=len(apart)),
         **{one: make_cell(share) for one, share in shares.items() if one in KNOWN},
-        "setting": name_best(after.get("relearn-strongest", after["relearn"])),
+        **({"setting": name_best(after[trained[0]])} if trained else {}),
         "by": f"`{best}`" if shares[best].value else "",
         "best": make_cell(shares[best]),
     }
@@ -413,6 +418,7 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 @click.option(
     "--only", multiple=True, help="A defense, or several, as in 'erased by*'. Repeatable."
 )
+@click.option("--attack", multiple=True, help="Try this attack. Repeatable. [default: all]")
 @click.option("--name", help="Also write benchmarks/results/NAME.json.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.pass_context
@@ -420,14 +426,15 @@ def main(
     context: click.Context, model: str, samples: str | None, heldout: tuple[Path, ...],
     text: tuple[str, ...], cut: str, teacher: str, public: str | None, twin: str | None,
     never: bool, leave_out: float, private: bool, steps: tuple[int, ...], heal_steps: int,
-    tuned: int, kinds: int, only: tuple[str, ...], name: str | None, output: Path,
+    tuned: int, kinds: int, only: tuple[str, ...], attack: tuple[str, ...], name: str | None,
+    output: Path,
 ) -> None:  # fmt: skip
     """Attack each defense of MODEL by those who know it."""
     torch.set_num_threads(1)
     check_asked(output, {
         "model": model, "samples": samples, "cut": cut, "teacher": teacher, "public": public,
         "never": never, "leave_out": leave_out, "private": private, "steps": steps, "tuned": tuned,
-        "heal_steps": heal_steps, "kinds": kinds,
+        "heal_steps": heal_steps, "kinds": kinds, "attack": attack,
     })  # fmt: skip
     if private:
         place = output / "private"
@@ -440,7 +447,7 @@ def main(
     texts = text or (model,)
     bed = Bed(
         model, samples or model, heldout, texts, cut, teacher, public, twin or public, output,
-        steps, trained, left_out=leave_out, heal_steps=heal_steps,
+        steps, trained, left_out=leave_out, heal_steps=heal_steps, attacks=attack,
     )  # fmt: skip
     if never:
         bed = replace(bed, never=output / "never.jsonl")
