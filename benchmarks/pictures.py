@@ -218,7 +218,7 @@ def draw_blocks(results: Results) -> Chart:
 DRAWN: Mapping[str, Picture] = {
     "frontier": Picture(("frontier",), draw_frontier),
     "today": Picture(
-        ("attackers-private", "attackers-neo", "attackers-deep", "attackers-smollm2"), draw_frontier
+        ("attackers-private", "attackers-neo", "attackers-deep", "attackers-480"), draw_frontier
     ),
     "strengths": Picture(("strengths", "strengths-seeds", "ways-healed"), draw_strengths),
     "steps": Picture(("relearn-strongest",), draw_steps),

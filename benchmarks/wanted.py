@@ -51,7 +51,7 @@ WITH_PUBLIC = Case(
     (
         ("attackers-private", "erased by the public base", "lab:pythia, fine-tuned"),
         ("attackers-private", "erased by the public base, cut, healed", "lab:pythia, fine-tuned"),
-        ("attackers-smollm2", "erased by the public base", "SmolLM2, fine-tuned"),
+        ("attackers-480", "erased by the public base", "SmolLM2, 480 passages"),
     ),
 )
 ALONE = Case(
