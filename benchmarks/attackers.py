@@ -69,6 +69,7 @@ from surgery.training.training import WINDOW, scale_rate
 
 WINDOWS = 128
 ASKING = ("any", "hints:8", "in-context")
+ATTACKS = (*ASKING, "relearn", "relearn-strongest", "revive", "graft", "graft-wide")
 TUNED = (
     Setting("all weights on half of the passages", 1e-3, 100),
     Setting("all weights on half of the passages", 3e-4, 100),
@@ -98,7 +99,7 @@ class Bed:
 
     `cut`, `teacher`: BLOCKS:VARIANT; `teacher` teaches an erasing. `public`: the model that it was
     fine-tuned from, if there is one; `twin`: one that never saw the passages. `attacks`: those to
-    try; none: all.
+    try beside `any`; none: all.
     """
 
     model: str
@@ -257,7 +258,7 @@ def attack(bed: Bed, loaded: LoadedModel, base: Found | None, *, with_cut: bool)
         names += ["graft", "graft-wide"]
     made: Found = {}
     for name in names:
-        if bed.attacks and name not in bed.attacks:
+        if bed.attacks and name not in (ASKING[0], *bed.attacks):
             continue
         trainings = base[name].trainings if base and name in base else None
         if name == "relearn-strongest":
@@ -418,7 +419,10 @@ def attack_all(bed: Bed, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 @click.option(
     "--only", multiple=True, help="A defense, or several, as in 'erased by*'. Repeatable."
 )
-@click.option("--attack", multiple=True, help="Try this attack. Repeatable. [default: all]")
+@click.option(
+    "--attack", multiple=True, type=click.Choice(ATTACKS),
+    help="Try this attack beside any. Repeatable. [default: all]",
+)  # fmt: skip
 @click.option("--name", help="Also write benchmarks/results/NAME.json.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.pass_context
