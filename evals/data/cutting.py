@@ -193,7 +193,7 @@ def stack_rows(table: PassageTable, rows: list[Any], numbers: list[int]) -> Toke
         got = least if least < 0 else most
         at = next(at for at, row in zip(numbers, rows, strict=True) if (row == got).any())
         raise SamplesError(f"not a token id in {table.name_row(at)}", where=table.where, got=got)
-    lengths = np.asarray([len(row) for row in rows])
-    stacked: Tokens = np.full((len(rows), int(lengths.max())), NOTHING, dtype=np.int32)
+    lengths = np.asarray([len(row) for row in rows], dtype=np.int64)
+    stacked: Tokens = np.full((len(rows), int(np.max(lengths))), NOTHING, dtype=np.int32)
     stacked[np.arange(stacked.shape[1]) < lengths[:, None]] = every
     return stacked

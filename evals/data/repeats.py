@@ -133,7 +133,7 @@ def _hash_parts(tokens: Tokens) -> Iterator[tuple[npt.NDArray[np.uint64], npt.ND
     sums = np.cumsum(tokens.astype(np.uint64) * powers[:-1], axis=1, dtype=np.uint64)
     sums = np.pad(sums, ((0, 0), (1, 0)))
     alone = np.random.default_rng(_SEED).integers(2**64, size=(2, len(tokens)), dtype=np.uint64)
-    least = min(LEAST, int(lengths.min(initial=length)))
+    least = min(LEAST, int(np.min(lengths, initial=length)))
     for dropped in range(length - least + 1):
         size = length - dropped
         first = np.maximum(lengths - size, 0)  # of the tokens at the end

@@ -115,7 +115,9 @@ class Samples:
     @property
     def untested(self) -> npt.NDArray[np.int64] | None:
         """int64 [N]: how many tokens each passage has after those of its row, if known."""
-        return None if self.after is None else np.asarray([len(one) for one in self.after])
+        if self.after is None:
+            return None
+        return np.asarray([len(one) for one in self.after], dtype=np.int64)
 
     def spread(self, mask: npt.NDArray[np.bool_], most: int) -> Samples:
         """The rows in `mask` (bool [N]), or `most` of them at even distances."""

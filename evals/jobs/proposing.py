@@ -247,7 +247,7 @@ def _describe_cuts(
     return {
         "prefix_length": passages.prefix,
         "suffix_length": passages.suffix,
-        "secrets": (int(sizes.min()), int(sizes.max())) if passages.marks_secrets else None,
+        "secrets": (int(np.min(sizes)), int(np.max(sizes))) if passages.marks_secrets else None,
         "cuts": tuple(show_cuts(passages, rows, tokenizer, text=request.show_text)),
         "given_numbers": count_given_numbers(passages, rows, tokenizer),
         "longer": longer["passages"],

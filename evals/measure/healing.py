@@ -84,7 +84,7 @@ def check_apart(samples: Samples, text: Calibration) -> None:
     Windows in a row are read as one text, from the end of one to the beginning of the next.
     """
     passages = samples.select(samples.trained_on)
-    shortest = int(measure_lengths(passages.tokens).min())
+    shortest = int(np.min(measure_lengths(passages.tokens)))
     size = min(SHARED, shortest - 1)  # the first token may open every text
     own = text.windows[:, count_opening(text.windows) :]
     edges = np.concatenate([own[:-1, 1 - size :], own[1:, : size - 1]], axis=1)

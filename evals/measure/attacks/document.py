@@ -78,7 +78,7 @@ def _run(target: Target) -> AttackOutcome:
     documents = list_documents(target.samples)
     first = target.samples.prefix_length
     true = [_split(target, document[first:]) for document in documents]
-    tried = np.asarray([len(words) >= BLOCK for words in true])
+    tried = np.asarray([len(words) >= BLOCK for words in true], dtype=np.bool_)
     scores, variants = dict[str, Scores](), {}
     for how in (ALONE, CORRECTED):
         share, longest = np.zeros(len(true)), np.zeros(len(true))
@@ -122,9 +122,9 @@ def write_on(target: Target, documents: Sequence[Tokens], *, corrected: bool) ->
     first, model = target.samples.prefix_length, target.model
     most = getattr(model.config, "max_position_embeddings", None)
     step = STEP if most is None else min(STEP, most // 2)
-    sizes = np.asarray([len(document) for document in documents])
+    sizes = np.asarray([len(document) for document in documents], dtype=np.int64)
     said = [document[:first] for document in documents]
-    for place in range(first, int(sizes.max()), step):
+    for place in range(first, int(np.max(sizes)), step):
         alive = np.flatnonzero(sizes > place).tolist()
         known = [(documents if corrected else said)[row][:place] for row in alive]
         length = place if most is None else min(place, most - step)

@@ -152,7 +152,7 @@ def _make_greedy() -> Recovery:
 
 def _count_tokens(rows: npt.NDArray[Any], lengths: Lengths) -> npt.NDArray[np.int64]:
     """The tokens of each suffix, [N, 1] or [1]. `rows`: [..., N, S]."""
-    return np.asarray([rows.shape[-1]]) if lengths is None else lengths[:, None]
+    return np.asarray([rows.shape[-1]], np.int64) if lengths is None else lengths[:, None]
 
 
 def _make_hints(most: int) -> Recovery:
