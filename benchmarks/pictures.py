@@ -150,8 +150,9 @@ def draw_strengths(results: Results) -> Chart:
 
 
 def _name_lab(row: Row) -> str:
-    """The lab model that the row's model is, or is another seed of."""
-    return f"lab:{str(row['bed']).removeprefix('lab:').partition('-seed-')[0]}"
+    """The model, or the lab model of which it is another seed."""
+    name, seed, _ = str(row["bed"]).partition("-seed-")
+    return f"lab:{name}" if seed else name
 
 
 def _list_strengths(
