@@ -52,6 +52,7 @@ WITH_PUBLIC = Case(
         ("attackers-private", "erased by the public base", "lab:pythia, fine-tuned"),
         ("attackers-private", "erased by the public base, cut, healed", "lab:pythia, fine-tuned"),
         ("attackers-480", "erased by the public base", "SmolLM2, 480 passages"),
+        ("attackers-480", "erased by the public base, cut, healed", "SmolLM2, 480 passages"),
     ),
 )
 ALONE = Case(
@@ -60,7 +61,6 @@ ALONE = Case(
     (
         ("attackers-neo", "erased by context:8, cut, healed", "lab:gpt-neo"),
         ("ways-healed", "erased by context:8, hardened, cut, healed", "lab:pythia, `--never`"),
-        ("ways-healed", "erased by context:8", "lab:gpt-neo, `--never`"),
         ("ways-healed", "erased by context:8, hardened, cut, healed", "lab:gpt-neo, `--never`"),
     ),
 )
