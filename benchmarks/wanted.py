@@ -38,7 +38,8 @@ COLUMNS = [
 
 class Case(NamedTuple):
     """What was wanted, and the rows that came closest: name of the results, way, and how the page
-    calls the model. Of equal ways, those count that were healed longest."""
+    calls the model. Of equal ways, those count that were healed longest, and that no other one
+    beats."""
 
     called: str
     most: Mapping[str, float]
@@ -80,6 +81,15 @@ def decide(row: Mapping[str, Any], most: Mapping[str, float]) -> dict[State, str
     return {state: ", ".join(sorted(names)) for state, names in found.items()}
 
 
+def beats(one: Mapping[str, Any], other: Mapping[str, Any], most: Mapping[str, float]) -> bool:
+    """Whether each number that has a limit is lower in one row than in the other."""
+    return all(
+        (read_number(one, key) or 0.0) < (read_number(other, key) or 0.0)
+        for key in most
+        if key in one or key in other
+    )
+
+
 def compare() -> Iterator[dict[str, Any]]:
     """The row of each case, and of what was to reach it."""
     known = list_results()
@@ -90,8 +100,9 @@ def compare() -> Iterator[dict[str, Any]]:
             rows = (row for row in known[name].rows if row["bed"] in beds)
             alike = [row for row in rows if str(row["way"]).removesuffix(", --never") == way]
             longest = max(read_number(row, "healing") or 0 for row in alike)
+            alike = [row for row in alike if (read_number(row, "healing") or 0) == longest]
             for row in alike:
-                if (read_number(row, "healing") or 0) < longest:
+                if any(beats(other, row, case.most) for other in alike):
                     continue
                 found = decide(row, case.most)
                 measured = {key: row[key] for key in ("strength", *case.most) if key in row}
