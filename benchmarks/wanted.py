@@ -82,11 +82,13 @@ def decide(row: Mapping[str, Any], most: Mapping[str, float]) -> dict[State, str
 
 
 def beats(one: Mapping[str, Any], other: Mapping[str, Any], most: Mapping[str, float]) -> bool:
-    """Whether each number that has a limit is lower in one row than in the other."""
+    """Whether each number that has a limit is lower in one row than in the other. What was not
+    measured in one of them is not lower."""
+    numbers = [(read_number(one, key), read_number(other, key)) for key in most]
     return all(
-        (read_number(one, key) or 0.0) < (read_number(other, key) or 0.0)
-        for key in most
-        if key in one or key in other
+        mine is not None and its is not None and mine < its
+        for mine, its in numbers
+        if (mine, its) != (None, None)
     )
 
 
