@@ -69,15 +69,24 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     every = erase(folder, folder / "all", "--drop-attn", "0-1", "--variant", "zero")
     assert every.code == 0, every.stderr
     assert "training takes" not in every.stderr
+    assert f"each of {ROWS} passages is shown 2.0 times. Train for 3 steps" in every.stderr
     return folder
+
+
+def test_an_erasing_that_shows_each_passage_often_does_not_warn(work: Path, tmp_path: Path) -> None:
+    often = erase(work, tmp_path / "out", *("--drop-attn", "0-1", "--variant", "zero"), steps=3)
+    assert often.code == 0, often.stderr
+    assert "times" not in often.stderr
 
 
 def read(work: Path) -> Samples:
     return load_samples(str(work / "samples.jsonl"), prefix_length=6, suffix_length=5)
 
 
-def erase(work: Path, output: Path, *more: object, samples: str = "samples.jsonl") -> Outcome:
-    given = ("--samples", work / samples, *CUT, "--text", work / "other.txt", "--steps", 1)
+def erase(
+    work: Path, output: Path, *more: object, samples: str = "samples.jsonl", steps: int = 1
+) -> Outcome:
+    given = ("--samples", work / samples, *CUT, "--text", work / "other.txt", "--steps", steps)
     return attn_surgery("erase", work / "base", *given, "--output", output, *more)
 
 

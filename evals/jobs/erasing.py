@@ -163,6 +163,7 @@ class OpenedErasing(OpenedStep):
         if self.fit_on is not None and isinstance(way, ByCut):
             fitting = fit_prepared(way.prepared, self.fit_on, place["device"])
             way = replace(way, fitting=fitting)
+        lessons.say_how_often()
         with show_progress("erase", request.steps) as advance:
             trained = teach_to_forget(
                 self.prepared,

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 KEPT = 0.9
 """The least share of an update that rounding must keep, or a warning says so."""
+SHOWN = 5
+"""How often erasing should show each passage at least, or a warning says so: when SmolLM2 saw
+hundreds less often, tuned training brought most or almost half of them back
+(docs/beds/smollm2.md)."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,21 @@ class OpenedLessons:
             f"training takes the {number} on which the search chose the plan, and leaves the "
             "others to test on. To train on all of them, take the key 'chosen' out of the plan"
         )
+
+    def say_how_often(self) -> None:
+        """Warns of passages that an erasing would show too rarely."""
+        from surgery.training.distillation import ROWS_OF_PASSAGES
+
+        if self.passages is None:
+            return
+        steps, number = self.schedule.steps, len(self.passages.tokens)
+        enough = -(-SHOWN * number // ROWS_OF_PASSAGES)
+        if steps < enough:
+            say(
+                f"warning: erase: each of {number:,} passages is shown "
+                f"{steps * ROWS_OF_PASSAGES / number:.1f} times. Train for {enough:,} steps to "
+                f"show each {SHOWN} times: this leaves less to whoever trains the model further"
+            )
 
 
 def open_lessons(
