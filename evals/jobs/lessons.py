@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 KEPT = 0.9
 """The least share of an update that rounding must keep, or a warning says so."""
 SHOWN = 5
-"""How often erasing should show each passage at least, or a warning says so: when SmolLM2 saw
-hundreds less often, tuned training brought most or almost half of them back
-(docs/beds/smollm2.md)."""
+"""How often erasing should show each passage at least, or a warning says so: when SmolLM2,
+taught by its public model, saw hundreds less often, tuned training brought most or almost half of
+them back (docs/beds/smollm2.md)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class OpenedLessons:
             say(
                 f"warning: erase: each of {number:,} passages is shown "
                 f"{steps * ROWS_OF_PASSAGES / number:.1f} times. Train for {enough:,} steps to "
-                f"show each {SHOWN} times: this leaves less to whoever trains the model further"
+                f"show each {SHOWN} times: SmolLM2, taught by a public model, then gave less to "
+                "whoever trained it further"
             )
 
 
