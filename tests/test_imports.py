@@ -168,10 +168,3 @@ def test_nothing_runs_what_a_checkpoint_brings() -> None:
         assert not {"eval", "exec", "pickle.load", "pickle.loads"} & set(calls), name
         assert text.count("weights_only=True") >= calls.count("torch.load"), name
         assert "trust_remote_code=True" not in text, name
-
-
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_functions_fit_on_a_screen(path: Path) -> None:
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
