@@ -65,11 +65,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "push OUT me/pythia-1.4b-mitigated --dry-run",
         "push OUT me/pythia-1.4b-mitigated --create-pr",
     ),
-    "reproduce": (
-        "reproduce OUT",
-        "reproduce OWNER/NAME",
-        "reproduce OUT --source MODEL --output AGAIN",
-    ),
     "convert": (
         "convert OUT --output out.gguf",
         "convert OWNER/NAME --output out.gguf",

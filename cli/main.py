@@ -62,7 +62,6 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "publish": {
         "push": "Publish an exported folder on the Hub, with its model card.",
-        "reproduce": "Repeat a recorded edit and compare the result, file by file.",
         "convert": "Save a model as a GGUF file, for llama.cpp.",
     },
     "whole": {

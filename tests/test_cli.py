@@ -89,8 +89,6 @@ MISUSES = [
     "mitigate lab:pythia --measure hints:4 --max-drop a=1 --max any=0.1",
     "mitigate nobody/nothing --output o --measure hints:4 --max-drop a=1",
     "push d",
-    "reproduce",
-    "reproduce d --baseline s",
     "audit lab:pythia --baseline lab:pythia --attack nearest",
     "search lab:pythia --samples s --max nearest=0.1",
     "mitigate lab:pythia --output o --attack nearest",
@@ -100,7 +98,6 @@ UNKNOWN = [
     "verify nobody/nothing",
     "inspect nobody/nothing",
     "convert nobody/nothing --to gguf --output x.gguf",
-    "reproduce nobody/nothing",
     "export nobody/nothing --drop-attn 1",
     "compare nobody/nothing nobody/nothing --prompt x",
     "mitigate nobody/nothing --output o --samples hf:a/b:train:text --corpus README.md",
@@ -266,9 +263,7 @@ def test_a_command_of_many_options_takes_them_from_a_file(name: str, tmp_path: P
         ("config.json", f"{name} has no option 'colour'"),
         (
             "near.yml",
-            "did you mean 'device'?"
-            if name not in ("export", "init", "push", "reproduce")
-            else "devise",
+            "did you mean 'device'?" if name not in ("export", "init", "push") else "devise",
         ),
     ):
         outcome = attn_surgery(name, "--config", tmp_path / file)

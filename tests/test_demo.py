@@ -102,4 +102,3 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
         assert blocks in (None, edit.edit.step.blocks)
         assert verify(page.parent).checks[-2].name == "report"
     assert take(report, f"recovered.{list_attacks(report)[0]}").value <= 0.02
-    assert attn_surgery("reproduce", "attn-surgery-demo/searched").code == 0

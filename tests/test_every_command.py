@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import neox_config, write_checkpoint
 from command_line import (
     PROGRAM,
     TWO_PROCESSES,
@@ -214,14 +213,6 @@ def test_a_device(command: str) -> None:
     refused("no such device", command, NOWHERE, *options, "--device", "cuda:99")
 
 
-def test_reproduce_opens_its_text_first(files: Files, tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "source", neox_config(max_position_embeddings=64))
-    made = ("--drop-attn", "1", "--output", tmp_path / "made")
-    assert attn_surgery("export", source, *made).code == 0
-    text = "no variant is fitted"
-    refused(text, "reproduce", tmp_path / "made", "--calibration", "text.txt")
-
-
 @pytest.mark.slow
 def test_an_unreachable_hub_is_one_line() -> None:
     """The client says each of its retries, and a line break; we say what came of them."""
@@ -259,7 +250,6 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "export": (LAB, "--drop-attn", "1"),
     "erase": (LAB, "--drop-attn", "1", "--samples", "none.jsonl", "--text", "none.txt"),
     "heal": (LAB, "--samples", "none.jsonl", "--text", "none.txt"),
-    "reproduce": (NONE,),
     "sweep": (NONE, "--samples", "none.jsonl"),
     "search": (NONE, "--samples", "none.jsonl", "--max-extraction", "0.1"),
     "evaluate": (NONE, "--baseline", NONE),

@@ -41,7 +41,6 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 import surgery
-from evals.jobs.reproducing import reproduce_history
 from surgery import families as records
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
@@ -569,7 +568,6 @@ def test_an_edited_mistral_is_saved_as_llama(
     for out, source in ((second, None), (second, first), (third, second)):
         verification = surgery.verify(out, source=source)
         assert verification.ok, verification.verdict
-    assert reproduce_history(str(second), source=str(first)).exact
     assert f"--layout {layout} --as llama\n" in (second / "README.md").read_text()
     edit_json(
         second / "surgery.json", lambda manifest: manifest["history"][-1].update(family="mistral")

@@ -496,7 +496,7 @@ UNPROVED = re.compile(
     r"|history\.0\.max_shard_size"  # how the weights are packed into files
 )
 """Fields that say how an edit came about, and nothing of what the model is. Likewise, whether a
-variant was fitted (mean, linear) can only its text tell: `reproduce` repeats that."""
+variant was fitted (mean, linear) can only its text tell."""
 
 
 def fields(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

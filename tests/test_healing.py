@@ -5,7 +5,6 @@
   buffers and other files do, too.
 - The same seed gives the same bytes.
 - `verify` accepts a healed folder, says that it was trained, and refuses changed constants.
-- `reproduce` trains again, and compares within a stated tolerance.
 - Audits of a healed model try fine-tuning.
 - Text that holds passages, too little text, and no text are one line, and nothing is written.
 """
@@ -23,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import neo_config, neox_config, write_checkpoint
-from command_line import attn_surgery, run_card, snapshot
+from command_line import attn_surgery, run_card
 from forging import assert_refused, edit_json, edit_weights
 from safetensors.numpy import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
@@ -43,7 +42,6 @@ from surgery.editing.loading import load_model, load_tokenizer
 from surgery.errors import CheckpointError, SamplesError, UnsupportedError
 from surgery.fitting import fitter
 from surgery.hub.finding import find_model
-from surgery.proof.distance import TRAINED_TOLERANCE
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.record.manifest import PassagesRecord, read_manifest
@@ -210,7 +208,6 @@ def test_a_model_that_does_not_fit_is_healed_by_adapters(
         patch.setattr(planning, "share_free_memory", lambda *_: learned)
         patch.setattr(distillation, "RANK", 8)  # of a model this small, 32 is nearly all
         assert heal(work, tmp_path / "healed").code == 0
-        assert reproduce(work, tmp_path / "healed").json["exact"]
         patch.setattr(planning, "share_free_memory", lambda *_: learned // 100)
         refused = heal(work, tmp_path / "out")
         refused.assert_error("do not fit into memory", "larger machine")
@@ -301,8 +298,8 @@ def test_text_with_passages_is_refused(work: Path, tmp_path: Path) -> None:
     assert manifest.step.healing.passages.number == 2
 
 
-def test_a_guard_is_recorded_and_repeated(work: Path, tmp_path: Path) -> None:
-    """The cut keeps its own predictions on the passages, and reproducing needs these again."""
+def test_a_guard_is_recorded(work: Path, tmp_path: Path) -> None:
+    """The cut keeps its own predictions on the passages."""
     rows = np.random.default_rng(3).integers(1, 400, (30, 16)).tolist()
     for name, some in (("samples", rows[:24]), ("other", rows[6:])):
         lines = [json.dumps({"id": str(n), "tokens": row}) for n, row in enumerate(some)]
@@ -320,29 +317,6 @@ def test_a_guard_is_recorded_and_repeated(work: Path, tmp_path: Path) -> None:
         load_file(one / "model.safetensors") for one in (work, tmp_path) for one in [one / "healed"]
     )
     assert len({arrays["gpt_neox.embed_in.weight"].tobytes() for arrays in weights}) == 2
-    again = reproduce(work, tmp_path / "healed", "--samples", tmp_path / "samples.jsonl")
-    assert again.code == 0, again
-    assert again.json["exact"]
-    missing = reproduce(work, tmp_path / "healed")
-    missing.assert_error("needs the passages", "samples.jsonl: 24 passages", "--samples")
-    other = reproduce(work, tmp_path / "healed", "--samples", tmp_path / "other.jsonl")
-    other.assert_error("other.jsonl: does not hold the passages that the model was healed with")
-
-
-def test_what_an_earlier_version_healed_cannot_be_repeated(work: Path, tmp_path: Path) -> None:
-    """It is read and verified, though."""
-    shutil.copytree(work / "healed", tmp_path / "healed")
-
-    def age(manifest: dict[str, Any]) -> None:
-        manifest["history"][-1]["healing"].update(passages="ab" * 32)
-        del manifest["history"][-1]["healing"]["loss"]
-        manifest["history"][-1]["versions"]["attn-surgery"] = "0.2.0"
-
-    edit_json(tmp_path / "healed" / "surgery.json", age)
-    (tmp_path / "healed" / "README.md").unlink()
-    assert verify(tmp_path / "healed", source=work / "neox").ok
-    refused = reproduce(work, tmp_path / "healed")
-    refused.assert_error("was healed by another loss", "got attn-surgery 0.2.0", "use that version")
 
 
 def test_errors_are_one_line(work: Path, tmp_path: Path) -> None:
@@ -378,113 +352,6 @@ def test_errors_are_one_line(work: Path, tmp_path: Path) -> None:
     away.assert_error("was made from a folder, neox, which is not here", "as --source")
     heal(work, work / "healed", "--steps", 5).assert_error("already exists", "--overwrite")
     assert not out.exists()
-
-
-def reproduce(work: Path, model: Path, *more: object) -> Any:
-    given = ("--source", work / "neox", "--heal", work / "text.txt", "--json")
-    return attn_surgery("reproduce", model, *given, *more)
-
-
-def test_reproduce_heals_again(work: Path, tmp_path: Path) -> None:
-    done = reproduce(work, work / "healed", "--output", tmp_path / "again")
-    assert (done.code, done.json["exact"], done.json["tolerance"]) == (0, True, None)
-    again, healed = snapshot(tmp_path / "again"), snapshot(work / "healed")
-    assert {name for name in healed if again[name] != healed[name]} == {"README.md"}  # its name
-    (tmp_path / "again" / "README.md").unlink()
-    kept = ("--output", tmp_path / "again")
-    reproduce(work, work / "healed", *kept).assert_error("already exists", "--overwrite")
-    assert reproduce(work, work / "healed", *kept, "--overwrite").json["exact"]
-    assert snapshot(tmp_path / "again") == again
-
-
-def test_reproduce_trains_on_the_recorded_device(
-    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not on the GPU that this machine has. Without the recorded one, nothing is decided."""
-    monkeypatch.setattr(loading, "choose_device", lambda: torch.device("cuda"))
-    assert reproduce(work, work / "healed").json["exact"]
-    other = shutil.copytree(work / "healed", tmp_path / "other")
-    (other / "README.md").unlink()
-    edit_json(other / "surgery.json", lambda m: m["history"][-1]["healing"].update(device="xpu"))
-    given = ("--source", work / "neox", "--heal", work / "text.txt", "--output", tmp_path / "out")
-    done = attn_surgery("reproduce", other, *given)
-    assert (done.code, done.stdout) == (4, "")
-    needs = "a device of the type xpu, on which it was trained"
-    assert f"{other}: cannot be compared here: it needs {needs}\n" in done.stderr
-    told = attn_surgery("reproduce", other, *given, "--json")
-    assert (told.code, told.json["state"]) == (4, "cannot be compared here")
-    assert (told.json["reproduced"], told.json["exact"]) == (None, None)
-    assert (told.json["needs"], told.json["files"]) == (needs, [])
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture(scope="module")
-def in_float32(work: Path) -> Path:
-    """neox in bfloat16, healed on a CPU without arithmetic for that: in float32."""
-    size: dict[str, Any] = {"vocab_size": 400, "max_position_embeddings": 64}
-    write_checkpoint(work / "bf16", neox_config(**size, torch_dtype="bfloat16"))
-    tiny_tokenizer().save_pretrained(work / "bf16")
-    assert export(work, "bf16", "1,2.0", work / "cut16").code == 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "has_arithmetic", lambda dtype, device: False)
-        assert heal(work, work / "in_float32", cut=work / "cut16", source="bf16").code == 0
-    return work / "in_float32"
-
-
-def reproduce_bf16(work: Path, model: Path) -> Any:
-    given = ("--source", work / "bf16", "--heal", work / "text.txt", "--json")
-    return attn_surgery("reproduce", model, *given)
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_reproduce_trains_in_the_recorded_format(
-    work: Path, in_float32: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
-) -> None:
-    """Whatever this machine would choose."""
-    manifest = read_manifest(in_float32)
-    assert manifest is not None
-    assert manifest.step.healing is not None
-    assert manifest.step.healing.dtype == "float32"
-    monkeypatch.setattr(loading, "has_arithmetic", lambda dtype, device: fast)
-    done = reproduce_bf16(work, in_float32)
-    assert (done.code, done.json["state"], done.json["exact"]) == (0, "reproduced", True), done
-
-
-def test_a_format_that_is_not_here_or_not_recorded_decides_nothing(
-    work: Path, in_float32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Earlier versions recorded none: they trained in float32, or as weights are stored."""
-
-    def record(dtype: str | None) -> Path:
-        other = shutil.copytree(in_float32, tmp_path / str(dtype))
-        (other / "README.md").unlink()
-        edit_json(other / "surgery.json", lambda m: m["history"][-1]["healing"].update(dtype=dtype))
-        return other
-
-    for module in (loading, training):
-        monkeypatch.setattr(module, "has_arithmetic", lambda dtype, device: dtype == torch.float32)
-    done = reproduce_bf16(work, record("bfloat16"))
-    assert (done.code, done.json["reproduced"]) == (4, None)
-    assert done.json["needs"] == "a cpu with fast arithmetic in bfloat16, in which it was trained"
-    earlier = record(None)
-    assert reproduce_bf16(work, earlier).json["exact"], "on a machine like that one"
-    monkeypatch.setattr(loading, "has_arithmetic", lambda dtype, device: True)
-    name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
-    edit_weights(earlier, lambda tensors: tensors[name].mul_(1.5))
-    moved = reproduce_bf16(work, earlier)
-    assert (moved.code, moved.json["state"]) == (4, "cannot be compared here"), moved
-    assert "which earlier versions did not record" in moved.json["needs"]
-
-
-def test_reproduce_keeps_the_source(work: Path, tmp_path: Path) -> None:
-    """An edited one, too, whose files --overwrite could take."""
-    source = shutil.copytree(work / "cut", tmp_path / "source")
-    before = snapshot(source)
-    assert heal(work, tmp_path / "healed", cut=source).code == 0
-    for output in (source, source / "inside"):
-        given = ("--source", source, "--heal", work / "text.txt", "--output", output, "--overwrite")
-        attn_surgery("reproduce", tmp_path / "healed", *given).assert_error("the source overlap")
-    assert snapshot(source) == before
 
 
 def test_a_loss_that_is_not_finite(
@@ -528,45 +395,6 @@ def test_weights_that_are_offloaded_cannot_be_trained(work: Path) -> None:
         make_student(elsewhere)
 
 
-def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_path: Path) -> None:
-    """What healing changed is repeated nearly; a constant of the edit, exactly."""
-    cut = load_file(work / "cut" / "model.safetensors")
-    name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
-
-    def move(tensors: dict[str, Any], share: float) -> None:
-        for key in (name, "gpt_neox.embed_in.weight"):
-            changed = tensors[key].float() - torch.from_numpy(cut[key].astype(np.float32))
-            tensors[key] = (tensors[key].float() + share * changed).half()
-
-    for share, code in ((0.02, 0), (0.9, 1)):
-        other = shutil.copytree(work / "healed", tmp_path / str(share))
-        edit_weights(other, lambda tensors, share=share: move(tensors, share))
-        done = reproduce(work, other)
-        assert (done.code, done.json["exact"]) == (code, False), done
-        assert done.json["tolerance"] == TRAINED_TOLERANCE
-        (differing,) = [file for file in done.json["files"] if not file["equal"]]
-        assert (differing["difference"] <= TRAINED_TOLERANCE) == (code == 0)
-    bias = "gpt_neox.layers.1.attention.query_key_value.bias"
-    other = shutil.copytree(work / "healed", tmp_path / "constant")
-    edit_weights(other, lambda tensors: tensors[bias][:1].add_(1))
-    done = reproduce(work, other)
-    assert done.code == 1
-    assert [file["difference"] for file in done.json["files"] if not file["equal"]] == [None]
-
-
-def test_reproduce_needs_the_same_text(work: Path, tmp_path: Path) -> None:
-    given = ("--source", work / "neox")
-    none = attn_surgery("reproduce", work / "healed", *given)
-    size = f"text.txt ({(work / 'text.txt').stat().st_size:,} bytes, text read of SHA-256 "
-    none.assert_error("healed: needs the text that it was made with", size, "each file with --heal")
-    (tmp_path / "other.txt").write_text("other words " * 3000)
-    other = attn_surgery("reproduce", work / "healed", *given, "--heal", tmp_path / "other.txt")
-    other.assert_error("other.txt: is not the text that the model was healed on", size)
-    (tmp_path / "few.txt").write_text("a few words")
-    few = attn_surgery("reproduce", work / "healed", *given, "--heal", tmp_path / "few.txt")
-    few.assert_error("few.txt: too little text", f"; give the recorded text, {size}")
-
-
 def test_the_commands_of_a_healed_card_run_as_they_stand(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -574,8 +402,7 @@ def test_the_commands_of_a_healed_card_run_as_they_stand(
         shutil.copytree(work / name, tmp_path / name)
     shutil.copy(work / "text.txt", tmp_path)
     monkeypatch.chdir(tmp_path)
-    (_, reproduced), (_, cut), (_, healed) = run_card(Path("healed") / "README.md")
-    assert "files reproduced bit for bit from neox\n" in reproduced.stdout, reproduced
+    (_, cut), (_, healed) = run_card(Path("healed") / "README.md")
     assert cut.code == healed.code == 0, healed
     first, second = map(read_manifest, (Path("healed"), Path("cut-healed")))
     assert first is not None

@@ -646,19 +646,6 @@ def test_a_folder_goes_before_an_id_of_the_same_name(
     assert not hub.requests
 
 
-def test_reproduce_takes_that_folder_by_its_content(
-    hub: HubServer, run: Commands, sources: dict[str, Path], tmp_path: Path
-) -> None:
-    assert run("export me/model --drop-attn 0 --output out")[0].code == 0
-    (tmp_path / "me").mkdir()
-    (tmp_path / "me" / "model").symlink_to(sources["both"])
-    assert run("reproduce out")[0].code == 0
-    (tmp_path / "me" / "model").unlink()
-    config = json.loads((sources["both"] / "config.json").read_text())
-    write_checkpoint(tmp_path / "me" / "model", config, seed=1)
-    assert "is not the model that was edited" in run("reproduce out")[0].err
-
-
 def test_inspect_reads_headers_and_no_weights(
     hub: HubServer, run: Commands, sources: dict[str, Path]
 ) -> None:

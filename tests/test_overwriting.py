@@ -71,19 +71,6 @@ def test_a_full_disk_is_noticed_before_a_training(
     assert [path.name for path in tmp_path.iterdir()] == ["cut"]
 
 
-def test_a_full_temporary_folder_is_noticed_before_a_repetition(
-    exported: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("surgery.output.shutil.disk_usage", lambda place: SimpleNamespace(free=10))
-    monkeypatch.setattr("surgery.reproduction._replay", lambda *_, **__: pytest.fail("it began"))
-    attn_surgery("reproduce", exported, "--source", source).assert_error(
-        "too little space on the disk", "set TMPDIR to a folder on a disk with more"
-    )
-    attn_surgery(
-        "reproduce", exported, "--source", source, "--output", tmp_path / "again"
-    ).assert_error(f"{tmp_path / 'again'}: too little space on the disk")
-
-
 def test_a_default_output_is_refused_as_well(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

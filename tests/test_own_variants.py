@@ -95,19 +95,6 @@ def name_of(detail: str) -> str:
     return detail.replace("`variant`", "--variant")
 
 
-def test_its_edit_is_repeated_only_if_it_is_named(own: str) -> None:
-    named = f"{own}:HALF"
-    given = ("--variant", named, "--calibration", "text.txt", "--output", "out")
-    made = attn_surgery("export", "model", "--drop-attn", "0", *given)
-    assert made.code == 0, made
-    forget(own)
-    again = ("reproduce", "out", "--source", "model", "--calibration", "text.txt")
-    attn_surgery(*again).assert_error(named, "its code was not imported", "--variant")
-    assert own not in sys.modules
-    done = attn_surgery(*again, "--variant", named)
-    assert done.code == 0, done
-
-
 def test_other_numbers_than_its_own_do_not_verify(own: str) -> None:
     named = f"{own}:BIAS"
     attn_surgery("export", "model", "--drop-attn", "1", "--variant", named, "--output", "out")

@@ -1,13 +1,11 @@
 """Contract: text comes from all over a corpus, the same at every reading, and what is not needed is
-not read, however large the files are. Exports that were made from the beginning of files are
-repeated from there.
+not read, however large the files are.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,18 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from checkpoints import neox_config, write_checkpoint
-from command_line import attn_surgery
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_tokenizer import tiny_tokenizer
 
-from surgery.editing.preparing import prepare
 from surgery.errors import SamplesError
-from surgery.exporting import write
 from surgery.families import Dimensions
 from surgery.fitting.calibration import open_calibration
-from surgery.fitting.fitter import fit_checkpoint
 from surgery.reading.corpus import open_corpus, read_documents
 from surgery.reading.passages import SPACING, read_texts, spread_passages
 from surgery.reading.sources import TextOrTable
@@ -207,28 +200,3 @@ def test_mistakes_within_a_large_file(tmp_path: Path) -> None:
     text = open_calibration([path])
     with pytest.raises(SamplesError, match=r"a\.jsonl from byte [\d,]+ on, line 1: not JSON "):
         text.tokenize(tiny_tokenizer(), SIZES)
-
-
-@pytest.mark.slow
-def test_an_export_of_earlier_reading_is_reproduced(tmp_path: Path) -> None:
-    """Its text is the beginning of the file; that of a new one is from all over it."""
-    config = neox_config(torch_dtype="float32", max_position_embeddings=32, vocab_size=400)
-    source = write_checkpoint(tmp_path / "source", config)
-    tiny_tokenizer().save_pretrained(source)
-    path = tmp_path / "text.txt"
-    path.write_text("\n".join(lines()))
-    prepared = prepare(source, "1", variant="mean")
-    hashes = []
-    for spread in (False, True):
-        output = tmp_path / f"spread-{spread}"
-        fitting = fit_checkpoint(prepared, replace(open_calibration([path]), spread=spread))
-        edit = write(prepared, output, fitting=fitting).manifest.step
-        assert edit.calibration is not None
-        hashes.append(edit.calibration.sha256)
-        done = attn_surgery("reproduce", output, "--source", source, "--calibration", path)
-        assert done.code == 0, done.stderr
-    ids = tiny_tokenizer()(path.read_text()[:200_000], add_special_tokens=False)["input_ids"]
-    begin = np.asarray(ids[: 2**15], "<i4").reshape(-1, 32)
-    text = replace(open_calibration([path]), spread=False)
-    assert np.array_equal(text.tokenize(tiny_tokenizer(), SIZES).windows, begin)
-    assert hashes[0] != hashes[1]

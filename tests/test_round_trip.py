@@ -4,7 +4,7 @@ edited one on it, and to its use by id.
 - A source that is sharded, or pickled, or at a revision, is exported, pushed, and loaded by id:
   stock without a flag, compact with trust_remote_code, and without it loudly or not at all. Every
   byte is that of the folder.
-- lm-eval runs by id, `inspect` shows the whole history without weights, `reproduce` repeats it.
+- lm-eval runs by id, `inspect` shows the whole history without weights.
 """
 
 from __future__ import annotations
@@ -161,22 +161,3 @@ def test_a_published_card_tells_where_it_comes_from(
         assert text in card
     assert "# The source" not in card
     assert "license: apache-2.0" in card, "carried through both edits"
-
-
-def test_reproduce_from_the_hub(
-    hub: UploadHub, run: Commands, published: dict[str, str], tmp_path: Path
-) -> None:
-    lines = [f"reproduce {id} --json" for id in published]
-    for id, result in zip(published, run(*lines, token=TOKEN), strict=True):
-        found = json.loads(result.out)
-        assert (result.code, found["reproduced"], found["exact"]) == (0, True, True), id
-        assert not found["source_is_edited"], "of two steps, the first is repeated, too"
-    # of a published model, only the manifest: its weights are known by their hashes
-    with session(tmp_path, hub.url) as elsewhere:
-        hub.requests.clear()
-        (result,) = elsewhere("reproduce me/pickled", token=TOKEN)
-    assert result.code == 0, result.err
-    assert result.out.endswith("files reproduced bit for bit from base/neox\n")
-    assert set(hub.downloads) >= {"surgery.json", "pytorch_model.bin"}
-    assert not [name for name in hub.downloads if name.endswith(".safetensors")]
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]

@@ -21,7 +21,6 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import surgery
-from evals.jobs.reproducing import reproduce_history
 from surgery.card.text import read_card
 from surgery.editing.loading import load_model
 from surgery.editing.preparing import prepare
@@ -134,7 +133,6 @@ def test_an_export_of_an_earlier_version(tmp_path: Path, kind: str, spec: str) -
         }
         assert "not scrubbed: it holds weights that the edit made useless" in told[old]
         assert "not scrubbed" not in told[new.output]
-    assert reproduce_history(str(old), source=str(source)).exact
     for path, mark in ((old, True), (new.output, False)):  # a mark that is not true
         edit_json(
             path / "surgery.json", lambda m, mark=mark: m["history"][-1].update(scrubbed=mark)

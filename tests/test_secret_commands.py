@@ -188,7 +188,7 @@ def test_results_hold_no_secret(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_erasing_of_secrets_is_repeated(tmp_path: Path) -> None:
+def test_an_erasing_of_secrets_shows_none(tmp_path: Path) -> None:
     words = " ".join(f"word{at} and {at * at}" for at in range(9000))
     (tmp_path / "text.txt").write_text(words)
     cut = ("--samples", "plain.jsonl", "--secret", REGEX)
@@ -198,9 +198,3 @@ def test_an_erasing_of_secrets_is_repeated(tmp_path: Path) -> None:
                         "--output", out)  # fmt: skip
     assert made.code == 0, made.stderr
     assert_silent(*(path for path in out.rglob("*.json")))
-    given = ("--text", tmp_path / "text.txt", *cut[:2])
-    again = attn_surgery("reproduce", out, *given, *cut[2:])
-    assert again.code == 0, again.stderr
-    attn_surgery("reproduce", out, *given).assert_error(
-        "does not hold the passages that the model was taught with", "the same --secret",
-    )  # fmt: skip

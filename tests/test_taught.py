@@ -5,7 +5,7 @@
 - A model that was taught all passages is measured on these. They are all there is: no interval, the
   count decides limits, and the sentence says that no others were tested.
 - The record tells which passages were taught wherever they are measured; otherwise, there is doubt.
-- `reproduce` and the commands of the card train on the same half.
+- The commands of the card train on the same half.
 """
 
 from __future__ import annotations
@@ -299,17 +299,12 @@ def test_passages_that_hold_those_taught_are_told_apart_only_by_how_they_were_ta
 def test_the_same_half_is_trained_on_again(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = ("--source", work / "base", "--text", work / "other.txt", "--json")
-    samples = ("--samples", work / "samples.jsonl")
-    for model in ("half", "all"):
-        done = attn_surgery("reproduce", work / model, *given, *samples)
-        assert done.json["exact"], done
     for name in ("base", "samples.jsonl", "other.txt"):
         (tmp_path / name).symlink_to(work / name)
     (tmp_path / "half").symlink_to(work / "half")
     monkeypatch.chdir(tmp_path)
-    (_, reproduced), (_, erased) = run_card(Path("half") / "README.md")
-    assert reproduced.code == erased.code == 0, erased
+    ((_, erased),) = run_card(Path("half") / "README.md")
+    assert erased.code == 0, erased
     (made,) = [place for place in tmp_path.iterdir() if not place.is_symlink() and place.is_dir()]
     first, second = (read_manifest(place) for place in (work / "half", made))
     assert first is not None

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -195,7 +194,7 @@ def test_a_record_that_cannot_be_true(work: Path, tmp_path: Path, case: str) -> 
     for refuse in (verify, find_publishable):
         with pytest.raises(ManifestError, match=f"surgery.json: is not valid .*{text}"):
             refuse(forged)
-    for command in ("verify", "inspect", "reproduce"):
+    for command in ("verify", "inspect"):
         attn_surgery(command, forged).assert_error("surgery.json: is not valid", text)
 
 
@@ -214,17 +213,3 @@ def test_the_record_of_an_earlier_erasing_is_checked(work: Path, tmp_path: Path)
     assert_fails(cut, "edit", "the teacher's calibration")
     with pytest.raises(OutputError, match="does not verify"):
         find_publishable(cut)
-
-
-def test_reproduce_compares_the_losses(work: Path, tmp_path: Path) -> None:
-    """Weights that repeat bit for bit were trained with the same losses."""
-    again = ("--source", work / "neox", "--samples", work / "samples.jsonl")
-    text = ("--text", work / "text.txt")
-    assert attn_surgery("reproduce", work / "erased", *again, *text).code == 0
-    forged = copied(work, "erased", tmp_path)
-    recorded = json.loads((forged / "surgery.json").read_text())["history"][-1]["erasing"]["losses"]
-    other = [recorded[0], recorded[1] / 2]
-    edit_json(forged / "surgery.json", lambda manifest: losses(other)(manifest["history"][-1]))
-    done = attn_surgery("reproduce", forged, *again, *text)
-    line = "error: surgery.json: the recorded losses differ from the repeated ones\n"
-    assert (done.code, done.stdout, done.stderr.endswith(line)) == (1, "", True), done

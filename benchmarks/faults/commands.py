@@ -45,7 +45,6 @@ class Command:
 UNSTRUCK = {
     "demo": "its export, search, and report are those of the commands above",
     **dict.fromkeys(("init", "extract"), "one small file, which is renamed into place"),
-    "reproduce": "its export is that of `export`",
 }
 """Commands that write, too, and why they have no row."""
 COMMANDS = {

@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,6 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "partial": format_blocks(tuple(sorted(partial))),
         "num_blocks": step.num_blocks,
         "edits": [_describe_cut(one) for one in steps],
-        "again": _write_reproduction(name, steps),
         "steps": list(_list_commands(steps)),
         "local": _join(local),
         "saved": SAVED_IDS if SAVED_IDS in local else None,
@@ -178,38 +176,17 @@ def _list_commands(steps: Sequence[Step]) -> Iterator[Markdown]:
         yield _as_lines(words[:source], words[source:])
 
 
-def _list_inputs(steps: Sequence[Step]) -> dict[str, list[str]]:
-    """What names the texts and passages of steps, by the option of `reproduce` that takes them."""
-    found: dict[str, list[str]] = {}
-    for step in steps:
-        text = "--heal" if step.healing else "--text"
-        for option, named in list_options(step).items():
-            name = text if option == "--text" else option
-            if name in ("--calibration", "--heal", "--text", "--samples", "--never"):
-                found.setdefault(name, []).extend(map(str, named))
-    teachers = [one.erasing.teacher for one in steps if one.erasing]
-    found["--by"] = [
-        one.model
-        for one in teachers
-        if isinstance(one, Source) and not one.commit and not find_lab(one.model)
-    ]
-    found["--samples"] = [name for name in found.get("--samples", ()) if not find_lab(name)]
-    return {option: list(dict.fromkeys(names)) for option, names in found.items()}
-
-
-def _write_reproduction(name: str, steps: Sequence[Step]) -> Markdown:
-    """The command that replays the steps."""
-    inputs = _list_inputs(steps).items()
-    given = [word for option, names in inputs for one in names for word in (option, one)]
-    return _as_lines(["attn-surgery", "reproduce", name], given)
-
-
 def _list_files(steps: Sequence[Step]) -> list[str]:
     """The folders and files that the commands take from the folder that they run in."""
     sources = [step for step in steps if not (step.source.commit or find_lab(step.source.model))]
     found = [_name_source(source) for source in sources if source is steps[0]]
-    named = chain(*_list_inputs(steps).values())
-    return [*found, *(name for name in named if not name.startswith("hf:"))]
+    for step in steps:
+        for option, names in list_options(step).items():
+            if option in ("--calibration", "--text", "--samples", "--never"):
+                found += map(str, names)
+    teachers = [one.erasing.teacher for one in steps if one.erasing]
+    found += [one.model for one in teachers if isinstance(one, Source) and not one.commit]
+    return [name for name in found if not (name.startswith("hf:") or find_lab(name))]
 
 
 class Markdown(str):

@@ -8,15 +8,13 @@ n experts has A [n r, in] and B [out, r n], for all of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from surgery.checkpoint.source import ADAPTER, ADAPTER_WEIGHTS
-from surgery.checkpoint.tensors import Array, StoredTensor, read_header
+from surgery.checkpoint.tensors import StoredTensor, read_header
 from surgery.errors import CheckpointError
 from surgery.untrusted import read_json
 
@@ -71,15 +69,6 @@ class Adapter:
             if len(found) < 2:
                 raise CheckpointError(f"{place!r} has only one half of an adapter")
         return {place: (found["A"], found["B"]) for place, found in sorted(halves.items())}
-
-    def read_updates(self) -> Iterator[tuple[str, Array]]:
-        """What each pair adds, but for the factor `ALPHA`, float64 [n, out, in] for n experts; and
-        where it stands."""
-        for place, pair in self.list_pairs().items():
-            first, second = (tensor.read_array().astype(np.float64) for tensor in pair)
-            number = len(first) // self.rank
-            parts = first.reshape(number, self.rank, -1)
-            yield place, second.reshape(-1, self.rank, number).transpose(2, 0, 1) @ parts
 
 
 def open_adapter(folder: Path, rank: int) -> tuple[Adapter, Mapping[str, Any]]:

@@ -244,11 +244,6 @@ def _recompute(plan: Plan, change: TensorChange, read: Callable[[str], Array]) -
         return plan.compute(change, read, fits).astype(DTYPES[plan.inventory.dtype])
 
 
-def find_fitted(plan: Plan, change: TensorChange, read: Callable[[str], Array]) -> Flags:
-    """Returns which numbers of a changed tensor are fitted. `read`: reads the source's tensors."""
-    return np.isnan(_recompute(plan, change, read))
-
-
 def make_unknown(infos: Mapping[str, TensorInfo]) -> Callable[[str], Array]:
     """Makes a reader of NaN, to mark every number that an edit takes from a source."""
     return lambda name: np.full(infos[name].shape, math.nan, DTYPES[infos[name].dtype])

@@ -266,7 +266,6 @@ class FileChecks(FolderChecks):
             made = list_unknown(part.variant for plan in cuts for part in plan.selection)
             what = f"that {' and '.join(made)} makes" if made else "fitted to calibration text"
             more = f", {fitted} of them except for numbers {what}"
-            more += " (to repeat these, run attn-surgery reproduce)"
         return f"{compared} tensors repeat bit for bit{more}"
 
 

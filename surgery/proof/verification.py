@@ -38,7 +38,7 @@ from surgery.untrusted import read_bytes
 from surgery.variants import list_unknown
 
 TOOL = "attn-surgery"
-_REPEAT = "run `attn-surgery reproduce`"
+_REPEAT = "run the commands of its card"
 _OTHERS = (
     "verify a model that `attn-surgery export` wrote, or measure any other with "
     "`attn-surgery audit`"

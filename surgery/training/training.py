@@ -6,12 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from surgery.checkpoint.torch_tensors import TAGS
-from surgery.editing.loading import choose_device, has_arithmetic
 from surgery.fitting.calibration import Calibration, Text
-from surgery.record.manifest import ErasingRecord, TrainingRecord
 
 STEPS = 80
 ROWS = 16
@@ -81,22 +76,3 @@ class Schedule:
             fewest=-(-rows // MOST_READS),
             advise=advise,
         )
-
-
-def get_passes(record: TrainingRecord) -> torch.dtype | None:
-    """The recorded dtype of passes. None if none is recorded, or none that weights have."""
-    return next((one for one in TAGS if str(one) == f"torch.{record.dtype}"), None)
-
-
-def find_obstacle(record: TrainingRecord) -> str | None:
-    """What a machine needs to repeat a recorded training and this one lacks; None if nothing."""
-    if record.rank and record.kept is None:
-        return "version 0.3.0, which made other adapters than later ones"
-    if isinstance(record, ErasingRecord) and record.hardened is True:
-        return "the version that made it, which hardened in another way"
-    if record.device not in ("cpu", choose_device().type):
-        return f"a device of the type {record.device}, on which it was trained"
-    passes = get_passes(record)
-    if record.dtype is None or (passes and has_arithmetic(passes, torch.device(record.device))):
-        return None
-    return f"a {record.device} with fast arithmetic in {record.dtype}, in which it was trained"

@@ -41,7 +41,7 @@ def command(
     NaN or infinite.
     With --source, every other tensor must equal the source's byte for byte, and repeating the edit
     must give the same tensors. Of an erased or healed model, only names, types, and shapes of the
-    trained tensors can be compared, and that training changed any: reproduce repeats it.
+    trained tensors can be compared, and that training changed any.
 
     Of an adapter (erase --as-adapter), adapter_config.json must follow from the record, and what
     was learned must not be zero. With --source, that must be the recorded model, and peft must make

@@ -9,7 +9,6 @@ from surgery.errors import SourceError, UnknownNameError, UnsupportedError
 
 if TYPE_CHECKING:
     from surgery.hub.resolved import ResolvedModel
-    from surgery.record.manifest import Penalty, ShortContext
     from surgery.training.ways.way import Way
 
 CUT = "cut"
@@ -55,20 +54,6 @@ def open_way(by: str, student: ResolvedModel) -> Way:
     if names_model(by):
         return ByModel(_find_teacher(by, student))
     return {GRADIENT_DIFFERENCE: ByGradientDifference, SIMNPO: BySimNPO}[by]()
-
-
-def open_recorded(teacher: ShortContext | Penalty) -> Way:
-    """The way of a record that names no cut and no other model."""
-    from surgery.record.manifest import GradientDifference, ShortContext
-    from surgery.training.ways.context import ByContext
-    from surgery.training.ways.gradient_difference import ByGradientDifference
-    from surgery.training.ways.simnpo import BySimNPO
-
-    if isinstance(teacher, ShortContext):
-        return ByContext(teacher.context)
-    if isinstance(teacher, GradientDifference):
-        return ByGradientDifference(teacher.most)
-    return BySimNPO(teacher.beta)
 
 
 def _find_teacher(by: str, student: ResolvedModel) -> ResolvedModel:
