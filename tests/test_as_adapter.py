@@ -507,7 +507,9 @@ def test_what_an_earlier_edit_set_stays(work: Work, tmp_path: Path) -> None:
     assert "gpt_neox.layers.0.attention.dense" in named
     assert not [name for name in named if name.startswith("gpt_neox.layers.1.attention")]
     card = (out / "README.md").read_text()
-    assert "`cut`, trained to forget 20 passages." in card
+    assert (
+        "`cut`, trained to predict 20 listed passages as a model that does not know them." in card
+    )
     assert "Attention that earlier edits replaced (below) stays replaced." in card
 
 
@@ -519,7 +521,7 @@ def test_its_card_says_how_to_load_it(
     work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = (work.adapter / "README.md").read_text()
-    assert f"`base`, trained to forget {ROWS} passages." in card
+    assert f"`base`, trained to predict {ROWS} listed passages as" in card
     assert "What it learned is an adapter of rank 4. Only the adapter is here" in card
     metadata = read_metadata(card)
     assert (metadata["library_name"], "base_model" in metadata) == ("peft", False)
@@ -551,7 +553,7 @@ def test_its_card_says_how_to_load_it(
         (
             {"model": "lab:pythia"},
             'from_pretrained(find_model("lab:pythia").folder)',
-            ("from surgery.hub.finding import find_model", "`lab:pythia`, trained to forget"),
+            ("from surgery.hub.finding import find_model", "`lab:pythia`, trained to predict"),
         ),
     ],
 )
@@ -592,7 +594,7 @@ def test_push_publishes_it_and_others_verify_it(
         assert pushed.out == again.out
         repository = server.repositories["me/it"]
         (title,) = (one.title for one in repository.commits.values() if one.parent)
-        assert title == f"Upload an adapter that was taught to forget {ROWS} passages"
+        assert title == f"Upload an adapter with {ROWS} passages erased"
         there = set(repository.commits[repository.branches["main"]].files)
         assert there >= {"README.md", "adapter_config.json", WEIGHTS, "surgery.json"}
         lines = (

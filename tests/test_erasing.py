@@ -127,7 +127,7 @@ def test_it_forgets_and_records_how(work: Path) -> None:
     told = attn_surgery("inspect", work / "neox").stdout
     assert "no block is recorded as attention-free; only the weights would show a cut\n" in told
     card = (work / "erased" / "README.md").read_text()
-    assert f"trained to forget {ROWS} passages" in card
+    assert f"trained to predict {ROWS} listed passages as a model that does not know them" in card
     assert "- attention-free" not in card
     assert "the same passages (`samples.jsonl`)" in card
 
@@ -292,7 +292,7 @@ def test_the_command_that_erases_again_has_the_seed(work: Path, tmp_path: Path) 
     assert words[words.index("--steps") + 1] == "1"
     assert int(json.loads(words[words.index("--config") + 1])["seed"]) == 3
     made = read(tmp_path / "out").step
-    assert _name_step(made) == f"a model that was taught to forget {ROWS} passages"
+    assert _name_step(made) == f"a model with {ROWS} passages erased"
 
 
 def export(model: Path, output: Path, *more: object, spec: str = "0-1") -> Outcome:

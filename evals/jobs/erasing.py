@@ -1,4 +1,4 @@
-"""An erasing, from its request to its folder: MODEL trained to forget passages."""
+"""An erasing, from its request to its folder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CONTEXT = 8
 
 
 class EraseRequest(Request):
-    """Train a model to forget passages in the way `by`, and save the checkpoint.
+    """Train a model to predict passages as one that does not know them, and save the result.
 
     It learns what a teacher predicts on them, or there is a loss in place of a teacher. If no cut
     is named, a short look chooses it, or without `by`, the way (`evals.choose.teachers`).

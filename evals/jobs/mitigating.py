@@ -81,7 +81,8 @@ class MitigationRequest(Request):
     benchmarks: Tasks = Tasks()
     erase: Annotated[
         bool,
-        "Also try results that were taught to forget the passages (as the command erase does, by "
+        "Also try results that were first taught to predict the passages as a model that does not "
+        "know them (as the command erase does, by "
         "`sibling` if it is given): as they are, cut, and, with `heal`, healed, and cut and "
         "healed.",
         Option("edit"),

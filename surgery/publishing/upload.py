@@ -473,7 +473,7 @@ def _name_step(step: Step) -> str:
     """What was done last, for the history of a repository."""
     if step.erasing is not None:
         what = "an adapter" if step.is_adapter else "a model"
-        return f"{what} that was taught to forget {step.erasing.passages.number:,} passages"
+        return f"{what} with {step.erasing.passages.number:,} passages erased"
     if step.healing is not None:
         return f"a model that was healed in {step.healing.steps:,} steps"
     return f"an edit of blocks {', '.join(map(str, step.blocks))} ({step.variant})"

@@ -162,7 +162,7 @@ def erase(
     overwrite: bool = False,
     max_shard_size: int | None = None,
 ) -> Export:
-    """Trains a model to forget passages, and saves the result.
+    """Trains a model to predict passages as one that does not know them, and saves the result.
 
     **Arguments:** `by`: the way, as for the command; `drop_attn`, `variant`, `calibration`: the
     cut that teaches, as for `surgery.export`; None in another way. No teacher may recite the

@@ -38,7 +38,8 @@ CONTINUED = (
     "--erase",
     is_flag=True,
     help="Make a third edit, in a few minutes more: teach the model by its own cut to "
-    "forget the records, then cut it. You can add this to a demo that ended.",
+    "predict the records as one that does not know them, then cut it. You can add this to a "
+    "demo that ended.",
 )
 @options.overwrite
 def command(output: Path, erase: bool, overwrite: bool) -> None:

@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Preset → values of other options."""
 
 
-_ERASE = "--erase also tries results that were taught to forget passages before the cut"
+_ERASE = "--erase also tries results that were erased before the cut"
 _TRIED = "more blocks, heads, or edits may help: --preset thorough"
 
 
@@ -93,12 +93,12 @@ def command(
     OUT-search). Makes it (OUT-cut), verifies it, and attacks it. When all is done, OUT-cut
     becomes OUT, with report, card, and recipe. To continue a run, give the same command again.
 
-    With --heal, the cut is also trained on other text (OUT-cut-heal). With --erase, MODEL is taught
-    to forget passages (OUT-erase-WAY); that result is also cut, and, with --heal, healed, and cut
-    and healed. With --budget, both are tried, in every way to erase, as far as time allows. Search
-    and training take half of the passages, and the rest test all results. Of those with the best
-    verdict, the one that exceeds the limits least becomes OUT, and then the cheapest. The others
-    stay, unless you give --only-best.
+    With --heal, the cut is also trained on other text (OUT-cut-heal). With --erase, MODEL is first
+    taught to predict the passages as one that does not know them (OUT-erase-WAY); that result is
+    also cut, and, with --heal, healed, and cut and healed. With --budget, both are tried, in every
+    way to erase, as far as time allows. Search and training take half of the passages, and the rest
+    test all results. Of those with the best verdict, the one that exceeds the limits least becomes
+    OUT, and then the cheapest. The others stay, unless you give --only-best.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed, else 4 if one is not decided,
