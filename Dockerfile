@@ -13,6 +13,6 @@ COPY evals /src/evals
 COPY cli /src/cli
 ARG TORCH_INDEX=
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
- && pip install --no-cache-dir '/src[gguf]'
+ && pip install --no-cache-dir /src
 WORKDIR /data
 ENTRYPOINT ["attn-surgery"]

@@ -65,11 +65,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "push OUT me/pythia-1.4b-mitigated --dry-run",
         "push OUT me/pythia-1.4b-mitigated --create-pr",
     ),
-    "convert": (
-        "convert OUT --output out.gguf",
-        "convert OWNER/NAME --output out.gguf",
-        "convert MODEL --output base.gguf --type q8_0",
-    ),
     "init": (
         "init",
         "init MODEL --samples letters.csv --heldout heldout.txt",

@@ -62,7 +62,6 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "publish": {
         "push": "Publish an exported folder on the Hub, with its model card.",
-        "convert": "Save a model as a GGUF file, for llama.cpp.",
     },
     "whole": {
         "init": "Look at your passages, and write a configuration for mitigate that fits.",

@@ -10,7 +10,7 @@ _PATCHES = (
     "and pass a training on with erase --as-adapter"
 )
 _ERASED = "first run erase, then export the result, and heal that to win back what the cut cost"
-_GGUF = "run convert on the result"
+_GGUF = "llama.cpp's own converter reads stock folders"
 _MEASURED = "run evaluate on the result, with --baseline MODEL"
 _PDF = "open report.html in a browser, and print it or save it as PDF"
 RETIRED = {

@@ -462,7 +462,6 @@ def test_commands_that_take_a_model_say_what_it_is(work: Work, tmp_path: Path) -
         ("extract", folder, *samples),
         ("audit", folder, *samples),
         ("evaluate", folder, "--baseline", work.model, "--output", tmp_path / "out"),
-        ("convert", folder, "--output", tmp_path / "out.gguf"),
     ):  # fmt: skip
         attn_surgery(*command).assert_error(
             "is an adapter, which is no model without its base",

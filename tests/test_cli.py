@@ -97,7 +97,6 @@ UNKNOWN = [
     "push nobody/nothing me/model",
     "verify nobody/nothing",
     "inspect nobody/nothing",
-    "convert nobody/nothing --to gguf --output x.gguf",
     "export nobody/nothing --drop-attn 1",
     "compare nobody/nothing nobody/nothing --prompt x",
     "mitigate nobody/nothing --output o --samples hf:a/b:train:text --corpus README.md",

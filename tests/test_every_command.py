@@ -259,7 +259,6 @@ FOLDERS: dict[str, tuple[str, ...]] = {
 }
 FILES: dict[tuple[str, str], tuple[str, ...]] = {
     ("collect", "--output"): (NONE, "--corpus", "none.txt"),
-    ("convert", "--output"): (NONE, "--to", "gguf"),
     ("init", "--output"): (NONE, "--samples", "none.jsonl"),
     ("extract", "--output"): (NONE, "--samples", "none.jsonl"),
     ("extract", "--rows"): (NONE, "--samples", "none.jsonl"),
@@ -329,13 +328,13 @@ def test_a_file_that_is_there(command: str, option: str, tmp_path: Path) -> None
 def test_no_other_file_is_replaced(tmp_path: Path) -> None:
     """Whatever it is named. An empty file is no loss."""
     rows = ("audit", NONE, "--baseline", NONE, "--samples", "none.jsonl", "--rows")
-    kinds = {"collect": "a file of samples", "convert": "a GGUF file", "init": "a proposal"}
+    kinds = {"collect": "a file of samples", "init": "a proposal"}
     calls: dict[str, tuple[tuple[object, ...], str, str]] = {
         f"{command} {option}": ((command, *given, option), "thesis.jsonl", kinds.get(command, ""))
         for (command, option), given in FILES.items()
     }
     calls["rows"] = (rows, "thesis.jsonl", "a file of rows")
-    contents = ("my thesis", '{"text": "mine"}', '["mine"]', "{", b"\x93NUMPY", b"GGUF\3")
+    contents = ("my thesis", '{"text": "mine"}', '["mine"]', "{", b"\x93NUMPY")
     for name, (call, file, kind) in calls.items():
         place = tmp_path / file
         for content in contents:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.engines
 
-Needs llama-cpp-python and gguf, or onnxruntime, onnx and onnxscript; what is absent is left out.
+Needs onnxruntime, onnx and onnxscript; without them, only transformers is shown.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from surgery.hub.embedded import find_lab_folder
 PREFIX = SUFFIX = 32
 ROWS = 32
 INSTALLED = {
-    "llama.cpp": ("llama_cpp", "gguf"),
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
     "vllm": ("vllm",),
 }
 KINDS = {
-    "llama.cpp": ("f32", "f16", "q8_0", "q4_0", "f16, keys q8_0", "f16, keys q4_0"),
     "onnxruntime": ("float32",),
 }
 
@@ -59,28 +57,6 @@ def decode_with_transformers(folder: Path, prefixes: np.ndarray, length: int) ->
         pad_token_id=0,
     )
     return said[:, prefixes.shape[1] :].numpy()
-
-
-def decode_with_llama_cpp(
-    path: Path, prefixes: np.ndarray, length: int, keys: str | None = None
-) -> np.ndarray:
-    """Of a GGUF file; one row at a time, with its cache. `keys`: how the cache holds keys."""
-    import llama_cpp
-
-    cache = None if keys is None else getattr(llama_cpp, f"GGML_TYPE_{keys.upper()}")
-    model = llama_cpp.Llama(
-        str(path), n_ctx=256, n_threads=1, logits_all=True, type_k=cache, verbose=False
-    )
-    said = np.empty((len(prefixes), length), np.int64)
-    for row, prefix in enumerate(prefixes.tolist()):
-        model.reset()
-        following = prefix
-        for step in range(length):
-            model.eval(following)
-            said[row, step] = model.scores[model.n_tokens - 1].argmax()
-            following = [int(said[row, step])]
-    model.close()
-    return said
 
 
 def write_onnx(folder: Path, path: Path, rows: int, tokens: int) -> None:
@@ -130,20 +106,13 @@ def decode_with_vllm(folder: Path, prefixes: np.ndarray, length: int) -> np.ndar
     return np.array([row.outputs[0].token_ids for row in said])
 
 
-def decode(engine: str, kind: str, folder: Path, prefixes: np.ndarray, work: Path) -> np.ndarray:
-    """What an engine says, [B, SUFFIX]. `kind`: a type of llama.cpp's files, and of its keys."""
+def decode(engine: str, folder: Path, prefixes: np.ndarray, work: Path) -> np.ndarray:
+    """What an engine says, [B, SUFFIX]."""
     if engine == "vllm":
         return decode_with_vllm(folder, prefixes, SUFFIX)
-    if engine == "onnxruntime":
-        path = work / "model.onnx"
-        write_onnx(folder, path, len(prefixes), PREFIX + SUFFIX)
-        return decode_with_onnxruntime(path, prefixes, SUFFIX)
-    from surgery.conversion.gguf_file import convert_to_gguf
-
-    path = work / "model.gguf"
-    file, _, keys = kind.partition(", keys ")
-    convert_to_gguf(folder, path, kind=file, overwrite=True)
-    return decode_with_llama_cpp(path, prefixes, SUFFIX, keys or None)
+    path = work / "model.onnx"
+    write_onnx(folder, path, len(prefixes), PREFIX + SUFFIX)
+    return decode_with_onnxruntime(path, prefixes, SUFFIX)
 
 
 @click.command()
@@ -161,7 +130,7 @@ def main() -> None:
             said = {"transformers, float32": reference}
             for engine in filter(is_installed, KINDS):
                 for kind in KINDS[engine]:
-                    said[f"{engine}, {kind}"] = decode(engine, kind, folder, prefixes, work)
+                    said[f"{engine}, {kind}"] = decode(engine, folder, prefixes, work)
             for engine, tokens in said.items():
                 same = tokens == reference
                 recited = (tokens == suffixes).all(1).sum()

@@ -1,4 +1,4 @@
-"""The commands that are struck, one line each. `convert` needs the gguf package."""
+"""The commands that are struck, one line each."""
 
 from __future__ import annotations
 
@@ -84,9 +84,6 @@ COMMANDS = {
         "--measure greedy --max-extraction 0.2 --attack greedy --tasks local_choice "
         "--include-path tasks --allow-undecided --output out",
         f"source/{SHARD}",
-    ),
-    "convert": Command(
-        "convert {model} --to gguf --output out.gguf", f"source/{SHARD}", output="out.gguf"
     ),
     "push": Command(
         "push {model}-edited {repo}", f"source-edited/{SHARD}", output=None, over_old=False

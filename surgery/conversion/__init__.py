@@ -1,1 +1,0 @@
-"""Converts a checkpoint to a GGUF file, which llama.cpp reads."""
