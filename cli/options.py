@@ -12,7 +12,6 @@ import click
 
 from cli.terminal import end_first, name_options, note
 from surgery.errors import suggest
-from surgery.own_code import is_path
 from surgery.privacy import expand_home
 
 Decorator = Callable[[Any], Any]
@@ -55,22 +54,9 @@ def _suggest_number(text: str) -> str:
 
 
 class OneOf(click.Choice):  # type: ignore[type-arg]  # generic only in the newest click
-    """One of some names. For any other it says which is closest.
-
-    `own`: how a path in your code is shown, if the option takes one.
-    """
-
-    def __init__(self, choices: Collection[str], own: str = "") -> None:
-        super().__init__(list(choices))
-        self.own = own
-
-    def get_metavar(self, *arguments: Any, **more: Any) -> str | None:
-        metavar = super().get_metavar(*arguments, **more)
-        return f"{str(metavar)[:-1]}|{self.own}]" if self.own else metavar
+    """One of some names. For any other it says which is closest."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if self.own and is_path(str(value)):
-            return str(value)
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
@@ -198,12 +184,6 @@ json = flag(
     "Print one JSON object on stdout, and nothing else. An error is one, too.",
     "as_json",
     group="output",
-)
-own_variants = several(
-    "--variant",
-    "A variant of your own that the record of MODEL names. Its code then runs; without this, none "
-    "does.",
-    metavar="package.module:VARIANT",
 )
 revision = option("--revision", "R", "Branch, tag, or commit of a Hub model, such as step143000.")
 overwrite = flag(

@@ -174,7 +174,7 @@ def _take_apart(field: FieldInfo) -> tuple[Any, Any, dict[str, Any]]:
 
 def _make_type(kind: Any, bounds: dict[str, Any], said: Option) -> Any:
     if said.choices or get_origin(kind) is Literal:
-        return options.OneOf(list(said.choices or get_args(kind)), own=said.own)
+        return options.OneOf(list(said.choices or get_args(kind)))
     if kind is Path:
         return _PLACES[said.place]
     if said.in_bytes:

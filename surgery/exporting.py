@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from glob import escape
@@ -32,7 +32,6 @@ from surgery.families.wrapped import wrap
 from surgery.fitting.calibration import find_calibration
 from surgery.modeling import MODELING_FILE
 from surgery.output import check_output, create_folder, is_unfinished
-from surgery.own_code import is_path
 from surgery.plan import Plan, describe_edit
 from surgery.privacy import drop_paths, expand_home, get_last_name
 from surgery.processes import by_one
@@ -44,7 +43,6 @@ from surgery.record.manifest import (
     FileRecord,
     HealingRecord,
     Manifest,
-    OwnVariant,
     Record,
     Source,
     Step,
@@ -52,9 +50,8 @@ from surgery.record.manifest import (
     read_manifest,
 )
 from surgery.record.plan_file import PlanFile
-from surgery.selection import EditedHeads, Selection
+from surgery.selection import Selection
 from surgery.untrusted import read_bytes, reraise_as
-from surgery.variants import variant_of
 
 
 @dataclass(frozen=True)
@@ -273,7 +270,6 @@ def _make_manifest(
     step = Step(
         **vars(EditedModel.of(source, plan.inventory.config)),
         parts=list(plan.selection),
-        own_variants=_record_own([*plan.selection, *(erasing.cut_parts if erasing else ())]),
         layout=layout,
         one_hot=plan.one_hot,
         scrubbed=bool(plan.selection) and plan.scrubbed,
@@ -287,16 +283,6 @@ def _make_manifest(
     )
     history = [*(earlier.history if earlier else ()), step]
     return Manifest(history=history, files=dict(sorted(files.items())))
-
-
-def _record_own(parts: Iterable[EditedHeads]) -> dict[str, OwnVariant]:
-    """The variants that do not come with attn-surgery."""
-    own = {name: variant_of(name) for name in sorted({part.variant for part in parts})}
-    return {
-        name: OwnVariant(kind=variant.kind, fitted=variant.fitted)
-        for name, variant in own.items()
-        if is_path(name)
-    }
 
 
 def _collect_files(

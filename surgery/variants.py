@@ -28,17 +28,16 @@ the less it explains (R² on held-out text is recorded with the result). Fitting
 branch's output loses nothing: where W_O has full rank, the least squares of W_O z on x are W_O
 times those of z. Source: ridge regression of z_h on x.
 
-A new variant is a record in `VARIANTS`, or a `Variant` of your own (`load_variant`).
+A new variant is a record in `VARIANTS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.errors import UnsupportedError
-from surgery.own_code import describe_failure, import_named, is_path
 
 if TYPE_CHECKING:  # help texts name the variants, and numpy takes long to import
     import numpy as np
@@ -110,8 +109,7 @@ class Variant:
 
     `kind` says what the branch becomes, so that a plan can be made without reading a tensor: an
     "affine" map of the token, a "constant" (M = 0), or "none" (nothing is added). `fitted` says
-    whether it needs calibration text. `affine` makes the maps. `is_known`: False for one that a
-    manifest names and whose code was not imported: its numbers are NaN.
+    whether it needs calibration text. `affine` makes the maps.
     """
 
     name: str
@@ -119,7 +117,6 @@ class Variant:
     kind: Kind
     fitted: bool
     affine: Callable[[Sources], Affine]
-    is_known: bool = True
 
 
 def _map_linearly(sources: Sources) -> Affine:
@@ -172,102 +169,8 @@ def needs_text(names: Iterable[str]) -> UnsupportedError:
     )
 
 
-_OWN: dict[str, Variant] = {}
-"""Variants of your own that were loaded or recalled, by their paths."""
-
-
 def variant_of(name: str) -> Variant:
-    """The variant of that name. Imports nothing: of your own, it knows those that were loaded."""
-    found = VARIANTS.get(name) or _OWN.get(name)
-    if found is None:
-        fix = "name it with `variant`: only then is its code imported" if is_path(name) else None
-        what = f"unknown variant {name!r}"
-        raise UnsupportedError(what, expected=" or ".join(VARIANTS), fix=fix)
+    """The variant of that name."""
+    if (found := VARIANTS.get(name)) is None:
+        raise UnsupportedError(f"unknown variant {name!r}", expected=" or ".join(VARIANTS))
     return found
-
-
-def load_variant(path: str) -> Variant:
-    """Imports a variant of your own, whose name becomes its path, `package.module:VARIANT`.
-
-    Raises `UnsupportedError` if there is none, or if it is an affine map that is not `fitted`: the
-    stock layout takes such a map for the block's own values, as those of `identity` are.
-    """
-    found = import_named(path, Variant, "a variant", UnsupportedError)
-    _check_kind(path, found.kind, fitted=found.fitted)
-
-    def make(sources: Sources) -> Affine:
-        try:
-            made = found.affine(sources)
-        except Exception as error:
-            raise describe_failure(path, error, UnsupportedError) from error
-        _check_made(path, found.kind, made, sources)
-        return made
-
-    # what cards say of it may not depend on whether its code is here
-    _OWN[path] = replace(found, name=path, summary=_OTHERS, affine=make, is_known=True)
-    return _OWN[path]
-
-
-def recall_variant(path: str, kind: Kind, *, fitted: bool) -> None:
-    """Makes a variant known by name that a manifest records, without its code.
-
-    Raises `UnsupportedError` if another of that name is known.
-    """
-    _check_kind(path, kind, fitted=fitted)
-    known = _OWN.setdefault(path, Variant(path, _OTHERS, kind, fitted, _know_nothing, False))
-    if (known.kind, known.fitted) != (kind, fitted):
-        raise UnsupportedError(
-            "is recorded as another variant than the one of that name here",
-            where=path,
-            expected=f"{known.kind}, {'' if known.fitted else 'not '}fitted",
-            got=f"{kind}, {'' if fitted else 'not '}fitted",
-        )
-
-
-_OTHERS = "a variant that does not come with attn-surgery"
-
-
-def _know_nothing(sources: Sources) -> Affine:
-    nothing = sources.weight * float("nan")
-    return Affine(nothing, nothing[..., 0])
-
-
-def list_unknown(names: Iterable[str]) -> list[str]:
-    """Those of the variants that are known by name alone: their code was not imported."""
-    return sorted({name for name in names if not variant_of(name).is_known})
-
-
-def check_known(names: Iterable[str]) -> None:
-    """Raises `UnsupportedError` for a variant whose code was not imported."""
-    if unknown := list_unknown(names):
-        raise UnsupportedError(
-            "only its name is known, as its code was not imported",
-            where=unknown[0],
-            fix="name it with `variant`",
-        )
-
-
-def _check_kind(path: str, kind: Kind, *, fitted: bool) -> None:
-    if not is_path(path):
-        raise UnsupportedError(f"unknown variant {path!r}", expected="package.module:VARIANT")
-    if kind == "affine" and not fitted:
-        what = "is an affine map that needs no calibration text, and only identity may be one"
-        raise UnsupportedError(what, where=path, fix="say `fitted=True`")
-
-
-def _check_made(path: str, kind: Kind, made: Affine, sources: Sources) -> None:
-    """Raises `UnsupportedError` for maps that are not of the kind, or not of these heads."""
-    whole = tuple(sources.weight.shape)
-    for name, shape, allowed, needed in (
-        ("weight", whole, kind == "affine", kind == "affine"),
-        ("bias", whole[:-1], kind != "none", kind == "constant"),
-    ):
-        got = getattr(made, name, "no Affine")
-        if not (not needed if got is None else allowed and getattr(got, "shape", None) == shape):
-            expected = f"an array {list(shape)}" + ("" if needed else ", or None")
-            raise UnsupportedError(
-                f"makes a {name} that a variant of kind {kind!r} cannot have",
-                where=path,
-                expected=expected if allowed else "None",
-                got=f"{type(got).__name__} {list(getattr(got, 'shape', ()))}",
-            )

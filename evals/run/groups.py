@@ -15,16 +15,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from evals.run.request import Group, Option, Use
 from surgery.hub.embedded import find_lab
-from surgery.own_code import is_path
 from surgery.plan import LayoutChoice
 from surgery.record.manifest import LENGTH, list_versions
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.store import Store, find_cache, hash_program
-from surgery.variants import SUMMARIES, VARIANTS, load_variant
-
-OWN_PATH = "package.module:VARIANT"
-OWN_VARIANT = f"; or one of your own at {OWN_PATH}, whose code then runs"
-"""For the help of options that take variants."""
+from surgery.variants import SUMMARIES, VARIANTS
 
 
 def _split_names(given: Any) -> Any:
@@ -51,13 +46,12 @@ CalibrationText = Annotated[
 ]
 Variants = Annotated[
     tuple[str, ...],
-    f"What a block or head may become. {SUMMARIES}{OWN_VARIANT}.",
+    f"What a block or head may become. {SUMMARIES}.",
     Option(
         "edit",
         default="all if there is calibration text (in a sweep, if you name it), else identity and "
         "zero",
         choices=VARIANTS,
-        own=OWN_PATH,
     ),
 ]
 Layout = Annotated[
@@ -266,8 +260,8 @@ class Cut(Group):
     ] = None
     variant: Annotated[
         str | None,
-        f"What a block or head becomes. {SUMMARIES}{OWN_VARIANT}.",
-        Option("edit", default="identity", choices=VARIANTS, own=OWN_PATH),
+        f"What a block or head becomes. {SUMMARIES}.",
+        Option("edit", default="identity", choices=VARIANTS),
     ] = None
     calibration: CalibrationText = ()
 
@@ -275,7 +269,7 @@ class Cut(Group):
     def _one_cut(self) -> Cut:
         if self.drop_attn is not None and self.plan is not None:
             raise ValueError("give `drop_attn` or `plan`, not both")
-        if self.variant is not None and self.plan is not None and not is_path(self.variant):
+        if self.variant is not None and self.plan is not None:
             raise ValueError("a `plan` names the variants itself: give it without `variant`")
         return self
 
@@ -313,9 +307,7 @@ ERASE_STEPS, HEAL_STEPS = 60, 80
 
 
 def list_variants(named: tuple[str, ...], *, fits: bool) -> tuple[str, ...]:
-    """What a block or head may become, each once. Imports those of your own. `fits`: there is
+    """What a block or head may become, each once. `fits`: there is
     calibration text."""
     default = [name for name, variant in VARIANTS.items() if fits or not variant.fitted]
-    for name in filter(is_path, named):
-        load_variant(name)
     return tuple(dict.fromkeys(named or default))

@@ -31,9 +31,8 @@ class Option:
     Other fields stand in backquotes in the text. A field without `Option` has no option.
 
     - `metavar`: what stands for its value. `default`: what happens without it, if no value says so.
-    - `choices`: the values that it takes, if its type does not say so. `own`: what stands for those
-      at a path in your code, if it takes them. `place`: what a path may be; a file must exist.
-      `example`: of a limit. `in_bytes`: a size, such as 5GB.
+    - `choices`: the values that it takes, if its type does not say so. `place`: what a path may be;
+      a file must exist. `example`: of a limit. `in_bytes`: a size, such as 5GB.
     - `old`: earlier names, which the command line and files still take.
     - `decides`: whether its value can change a result. By default it can if it says what to edit,
       to measure, or to limit; an input counts by what was read from it.
@@ -43,7 +42,6 @@ class Option:
     metavar: str | None = None
     default: str | None = None
     choices: Collection[str] = ()
-    own: str = ""
     place: Literal["any", "file", "folder"] = "any"
     example: str = ""
     in_bytes: bool = False

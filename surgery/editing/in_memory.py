@@ -23,11 +23,9 @@ from surgery.errors import UnsupportedError
 from surgery.families import config_saved_as, family_of
 from surgery.families.rotary import spell_both
 from surgery.modeling import load_class
-from surgery.own_code import is_path
 from surgery.plan import Plan, make_plan
 from surgery.record.manifest import read_manifest
 from surgery.selection import Selection
-from surgery.variants import load_variant
 
 _CACHES = ("cache", "layer_past", "past_key_values", "past_key_value")
 """Names of the cache argument, by module and version of the library."""
@@ -104,8 +102,6 @@ class Editable:
         self, drop_attn: str | Selection, variant: str = "identity", *, layout: str = "auto"
     ) -> Plan:
         """Plans an edit."""
-        if is_path(variant):
-            load_variant(variant)
         key = (drop_attn, variant, layout)
         if key not in self._plans:
             self._plans[key] = make_plan(

@@ -17,13 +17,11 @@ from surgery.families import family_of
 from surgery.families.wrapped import settle_layout
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel, is_same
-from surgery.own_code import is_path
 from surgery.plan import Plan, make_empty_plan, make_plan, selected
 from surgery.privacy import name_result
 from surgery.record.manifest import CalibrationRecord, ChosenOn, EditedModel
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name
-from surgery.variants import check_known, load_variant
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in an output's name
 
@@ -128,7 +126,6 @@ def prepare(
     else:
         told: dict[str, Any] = {"layout": layout, "save_as": save_as, "scrubbed": scrubbed}
         plan = make_plan(inventory, select(drop_attn, variant, config), earlier=heads, **told)
-    check_known(part.variant for part in plan.selection)
     _check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
 
@@ -189,9 +186,7 @@ def _name_output(model: str, selection: Selection, num_heads: int) -> Path:
 
 
 def list_variants(drop_attn: str | Selection | PlanFile | None, variant: str) -> set[str]:
-    """Returns the variants of an edit. Needs no model. Imports `variant` if it is your own."""
-    if is_path(variant):
-        load_variant(variant)
+    """Returns the variants of an edit. Needs no model."""
     if isinstance(drop_attn, str):
         return {variant}
     parts = drop_attn.edits if isinstance(drop_attn, PlanFile) else drop_attn

@@ -62,7 +62,6 @@ from surgery.proof.expected import (
 from surgery.proof.files import Check, FolderChecks
 from surgery.record.manifest import Manifest, Step, read_manifest
 from surgery.selection import variant_name
-from surgery.variants import list_unknown
 
 _COMPARED = 1024  # numbers of each copied tensor of a new result
 
@@ -263,9 +262,7 @@ class FileChecks(FolderChecks):
         if self.is_trained:
             more = ", as far as a cut sets them whatever the source holds; the rest is trained"
         elif fitted:
-            made = list_unknown(part.variant for plan in cuts for part in plan.selection)
-            what = f"that {' and '.join(made)} makes" if made else "fitted to calibration text"
-            more = f", {fitted} of them except for numbers {what}"
+            more = f", {fitted} of them except for numbers fitted to calibration text"
         return f"{compared} tensors repeat bit for bit{more}"
 
 

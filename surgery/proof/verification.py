@@ -35,7 +35,6 @@ from surgery.proof.static import WITH_SOURCE, list_checks
 from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions, parse_manifest
 from surgery.record.report import Report
 from surgery.untrusted import read_bytes
-from surgery.variants import list_unknown
 
 TOOL = "attn-surgery"
 _REPEAT = "run the commands of its card"
@@ -236,9 +235,6 @@ def _list_claims(
         yield Claim("history", "the sources of earlier steps")
     if any(step.calibration for step in manifest.history):
         yield Claim("calibration", f"the text and the fits: to repeat them, {_REPEAT}")
-    for name in list_unknown(part.variant for part in manifest.parts):
-        what = "what it makes of the source: its code is not here, and only `variant` imports it"
-        yield Claim(f"variant {name}", what)
     for name, is_so, what in (
         ("erasing", manifest.erasings, "passages and text"),
         ("healing", manifest.healings, "text and passages"),

@@ -30,7 +30,7 @@ from surgery.selection import (
     variants_by_head,
 )
 from surgery.untrusted import parse_json, read_bytes, reraise_as
-from surgery.variants import Kind, recall_variant, variant_of
+from surgery.variants import variant_of
 
 SCHEMA: Literal[2] = 2
 EARLIER = 1
@@ -367,11 +367,7 @@ class ChosenOn(Record):
     met: bool = True
 
 
-class OwnVariant(Record):
-    """A variant that does not come with attn-surgery: enough to plan it without its code."""
-
-    kind: Kind
-    fitted: bool
+RETIRED = ("own_variants",)
 
 
 class Step(EditedModel):
@@ -385,7 +381,6 @@ class Step(EditedModel):
     """
 
     parts: list[EditedHeads] = []
-    own_variants: dict[Word, OwnVariant] = {}
     layout: Literal["stock", "compact", "adapter"]
     one_hot: OneHot | None = None
     scrubbed: bool = False
@@ -396,6 +391,14 @@ class Step(EditedModel):
     max_shard_size: int | None = Field(default=None, ge=1)
     changed: ChangedTensors
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_retired(cls, data: Any) -> Any:
+        """Without the keys that earlier versions wrote and nothing reads."""
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if key not in RETIRED}
 
     @model_validator(mode="after")
     def _is_one_step(self) -> Step:
@@ -411,8 +414,6 @@ class Step(EditedModel):
             parts = self.cut_parts
             if parts and list(checked(parts, self.num_blocks, self.num_heads)) != parts:
                 raise ValueError("parts and heads are not ascending")
-            for name, variant in self.own_variants.items():
-                recall_variant(name, variant.kind, fitted=variant.fitted)
             for part in parts:
                 variant_of(part.variant)
         except SurgeryError as error:

@@ -18,13 +18,11 @@ from cli.terminal import echo, name_options, note, print_json, show_progress
     "The model that was edited. Every tensor is compared with it, byte by byte.",
 )
 @options.revision
-@options.own_variants
 @options.json
 def command(
     model: str,
     source: str | None,
     revision: str | None,
-    variant: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Check that the exported MODEL is what its manifest says.
@@ -57,10 +55,7 @@ def command(
     if revision is not None and source is None and Path(model).is_dir():
         raise click.UsageError("--revision needs --source, the model that has this revision")
     from surgery.proof.verification import verify
-    from surgery.variants import load_variant
 
-    for path in variant:
-        load_variant(path)
     with show_progress(f"verify {model}", None):
         result = verify(model, source=source, revision=revision)
     if as_json:
