@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,23 @@ def test_an_embedded_model_by_its_name() -> None:
         surgery.inspect("lab:llama")
     with pytest.raises(SourceError, match="revision"):
         surgery.inspect("lab:pythia", revision="main")
+
+
+@pytest.mark.parametrize("variant", ["identity", "zero"])
+def test_an_export_in_the_stock_layout_imports_no_torch(tmp_path: Path, variant: str) -> None:
+    """Nor transformers, which take seconds and hundreds of MB."""
+    options = ["export", "lab:pythia", "--drop-attn", "4-5", "--variant", variant]
+    code = (
+        "import sys, surgery\n"
+        "heavy = {'torch', 'transformers', 'numpy'}\n"
+        "assert not heavy & sys.modules.keys()\n"
+        "from cli.main import main\n"
+        f"main({[*options, '--output', str(tmp_path / 'out')]!r}, standalone_mode=False)\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_errors_name_arguments_and_commands_their_options(tmp_path: Path) -> None:

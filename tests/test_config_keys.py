@@ -187,35 +187,6 @@ def test_another_size_than_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_model(source)
 
 
-WRONG: list[tuple[str, Any]] = [
-    ("hidden_act", "evil"),
-    ("rope_scaling", {"rope_type": "evil"}),
-    ("rope_scaling", {"rope_type": "linear", "factor": "2"}),
-    ("tie_word_embeddings", "false"),
-    ("layer_types", ["full_attention"]),
-    ("attention_dropout", "none"),
-    ("torch_dtype", "evil"),
-]
-
-
-@pytest.mark.parametrize(("key", "value"), WRONG, ids=lambda value: str(value)[:30])
-@pytest.mark.parametrize("layout", ["stock", "compact"])
-def test_the_library_judges_the_configuration(
-    tmp_path: Path, layout: str, key: str, value: Any
-) -> None:
-    """Without weights, and before anything is written."""
-    source = decoders.write_decoder(tmp_path / "source", "qwen2")
-    edit_json(source / "config.json", lambda config: config.update({key: value}))
-    for more in ((), ("--dry-run",)):
-        made = attn_surgery(
-            *("export", source, "--drop-attn", 1, "--layout", layout, "--variant", "zero"),
-            *("--output", tmp_path / "OUT", *more),
-        )
-        what = f"config.json: the library cannot build a model with this '{key}' (got {value!r}"
-        made.assert_error(what[:100])
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
 @pytest.mark.parametrize("layout", ["stock", "compact"])
 @pytest.mark.parametrize("kind", ["linear", "yarn", "llama3"])
 def test_a_factor_of_zero(tmp_path: Path, layout: str, kind: str) -> None:

@@ -35,12 +35,11 @@ from surgery.errors import (
     CheckpointError,
     SamplesError,
     SourceError,
-    SurgeryError,
 )
 from surgery.families import Family, family_of
 from surgery.families.wrapped import find_wrapped
 from surgery.privacy import check_link
-from surgery.untrusted import describe_error, parse_json, read_bytes, reraise_as
+from surgery.untrusted import parse_json, read_bytes, reraise_as
 
 if TYPE_CHECKING:
     from surgery.hub.resolved import ResolvedModel
@@ -135,40 +134,12 @@ def outline_model(folder: Path) -> Any:
     """
     config = read_config(folder)
     check_config(config, family_of(config))
-    check_buildable(config)
     named = f"torch.{config.get('dtype', config.get('torch_dtype'))}"
     dtype = next((one for one in TAGS if str(one) == named), torch.float32)
     auto = cast(Any, AutoModelForCausalLM)
     with _silence(), torch.device("meta"):
         made = _make_config(config, family_of(config))
         return auto.from_config(made, trust_remote_code=False).to(dtype).eval()
-
-
-def check_buildable(config: dict[str, Any]) -> None:
-    """Raises `CheckpointError` unless the library can build the model of a parsed config.json.
-
-    Builds it without weights. Names the key that the library fails on, if there is one without
-    which it does not fail.
-    """
-    if (problem := _try_to_build(config)) is None:
-        return
-    if isinstance(problem, SurgeryError):
-        raise problem
-    what, got = "the library cannot build this model", describe_error(problem)
-    for key, value in config.items():
-        if _try_to_build({other: config[other] for other in config if other != key}) is None:
-            what, got = f"the library cannot build a model with this {key!r}", repr(value)[:50]
-            break
-    raise CheckpointError(what, where="config.json", got=got) from problem
-
-
-def _try_to_build(config: dict[str, Any]) -> Exception | None:
-    """Builds a model without weights. Returns the error, if there is one."""
-    try:
-        build_empty(config)
-    except Exception as problem:  # the library has no error of its own for this
-        return problem
-    return None
 
 
 def build_empty(config: dict[str, Any]) -> Any:

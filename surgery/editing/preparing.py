@@ -103,7 +103,6 @@ def prepare(
         nonlocal downloads
         downloads = True
         check(config)
-        _check_buildable(config)
 
     source = find_model(model, revision, check=check_early)
     if name is not None:
@@ -126,7 +125,6 @@ def prepare(
     else:
         told: dict[str, Any] = {"layout": layout, "save_as": save_as, "scrubbed": scrubbed}
         plan = make_plan(inventory, select(drop_attn, variant, config), earlier=heads, **told)
-    _check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
 
 
@@ -149,12 +147,6 @@ def _check_beside(checkpoint: Checkpoint) -> None:
     check_alone(checkpoint.folder)
     for path in checkpoint.sidecars.values():
         read_sidecar(path)
-
-
-def _check_buildable(config: dict[str, Any]) -> None:
-    from surgery.editing.loading import check_buildable  # needs torch and transformers
-
-    check_buildable(config)
 
 
 def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:

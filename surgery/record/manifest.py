@@ -367,9 +367,6 @@ class ChosenOn(Record):
     met: bool = True
 
 
-RETIRED = ("own_variants",)
-
-
 class Step(EditedModel):
     """One step of a model's history: it made a folder from the folder of `source`.
 
@@ -391,14 +388,6 @@ class Step(EditedModel):
     max_shard_size: int | None = Field(default=None, ge=1)
     changed: ChangedTensors
     versions: dict[str, str]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_retired(cls, data: Any) -> Any:
-        """Without the keys that earlier versions wrote and nothing reads."""
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if key not in RETIRED}
 
     @model_validator(mode="after")
     def _is_one_step(self) -> Step:
@@ -602,14 +591,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     return parse_manifest(read_bytes(path, ManifestError), path) if path.exists() else None
 
 
+_RETIRED = ("own_variants",)
+"""Keys of a step that version 0.4.0 wrote, and nothing reads."""
+
+
 def parse_manifest(text: bytes, where: object) -> Manifest:
     """Parses the content of a manifest. `where`: for messages."""
     with reraise_as(ManifestError, "is not valid", where):
         data = parse_json(text)
         schema = data.get("schema_version") if isinstance(data, dict) else None
         if schema == EARLIER:
-            return Manifest.model_validate_json(json.dumps(_read_earlier(data)), strict=True)
-        if schema != SCHEMA:
+            data = _read_earlier(data)
+        elif schema != SCHEMA:
             raise ManifestError(
                 "has another schema",
                 where=where,
@@ -617,7 +610,11 @@ def parse_manifest(text: bytes, where: object) -> Manifest:
                 got=schema,
                 fix="use the version of attn-surgery that wrote it",
             )
-        return Manifest.model_validate_json(text, strict=True)
+        history = data.get("history")
+        for step in history if isinstance(history, list) else ():
+            for key in _RETIRED if isinstance(step, dict) else ():
+                step.pop(key, None)
+        return Manifest.model_validate_json(json.dumps(data), strict=True)
 
 
 def _read_earlier(data: dict[str, Any]) -> dict[str, Any]:
