@@ -79,6 +79,7 @@ COMMANDS = {name: group for group, commands in GROUPS.items() for name in comman
 
 
 _SMALLER = {
+    "adapters": "`adapters=8`",
     "batch_size": "a smaller `batch_size`",
     "dtype": "`dtype=bfloat16`",
     "attack": "no `attack` that trains",

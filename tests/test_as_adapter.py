@@ -40,7 +40,7 @@ from surgery.editing.loading import load_model
 from surgery.errors import ManifestError, OutputError, SourceError
 from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import ErasingRecord, Manifest, read_manifest
-from surgery.training import erasing, planning
+from surgery.training import erasing, training
 from surgery.training.losses import find_recited
 from surgery.training.student import make_student
 
@@ -432,8 +432,8 @@ def test_python_writes_the_same_bytes(work: Work, tmp_path: Path) -> None:
     told = {"variant": "zero", "text": [work.folder / "text.txt"], "steps": 1, "as_adapter": True}
     usual = surgery.erase(work.model, "0", rows, 8, **told, output=tmp_path / "usual")
     assert usual.manifest.step.erasing is not None
-    assert usual.manifest.step.erasing.rank == planning.RANK
-    assert f"their rank is {planning.RANK}." in " ".join(
+    assert usual.manifest.step.erasing.rank == training.RANK
+    assert f"their rank is {training.RANK}." in " ".join(
         attn_surgery("erase", "--help").stdout.split()
     )
 

@@ -721,6 +721,8 @@ def test_memory_that_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch)
     call = ("audit", "lab:pythia", "--baseline", "lab:pythia")
     ways = "take a smaller batch-size of --config or --config '{dtype: bfloat16}' or no --attack"
     attn_surgery(*call).assert_error("out of memory", ways)
+    monkeypatch.setattr("evals.jobs.erasing.open_erase", fail)
+    attn_surgery("erase", "lab:pythia").assert_error("out of memory", "take --adapters 8")
 
 
 def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:

@@ -46,7 +46,7 @@ from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.record.manifest import PassagesRecord, read_manifest
 from surgery.record.report import Report
-from surgery.training import distillation, healing, planning, training
+from surgery.training import distillation, healing, training
 from surgery.training.student import make_student
 from surgery.training.weights import take_weights
 
@@ -195,29 +195,6 @@ def measure_distance(work: Path, edited: Path) -> float:
             for place in (work / "neox", edited)
         )
     return float(torch.nn.functional.kl_div(other, source, log_target=True, reduction="batchmean"))
-
-
-@pytest.mark.slow
-def test_a_model_that_does_not_fit_is_healed_by_adapters(
-    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It predicts what the source does, constants stay, it repeats, and less memory is an error."""
-    weights = load_file(work / "neox" / "model.safetensors").values()
-    learned = 16 * sum(one.size for one in weights)  # a weight, its gradient, and two moments
-    with monkeypatch.context() as patch:
-        patch.setattr(planning, "share_free_memory", lambda *_: learned)
-        patch.setattr(distillation, "RANK", 8)  # of a model this small, 32 is nearly all
-        assert heal(work, tmp_path / "healed").code == 0
-        patch.setattr(planning, "share_free_memory", lambda *_: learned // 100)
-        refused = heal(work, tmp_path / "out")
-        refused.assert_error("do not fit into memory", "larger machine")
-    manifest, whole = read_manifest(tmp_path / "healed"), read_manifest(work / "healed")
-    assert manifest is not None
-    assert whole is not None
-    assert (manifest.step.healing.rank, whole.step.healing.rank) == (8, 0)
-    apart = [measure_distance(work, place) for place in (work / "cut", tmp_path / "healed")]
-    assert apart[1] < 0.95 * apart[0], "as merged, rounded, and written"
-    assert verify(tmp_path / "healed", source=work / "neox").ok
 
 
 def test_verify_says_what_was_trained(work: Path) -> None:

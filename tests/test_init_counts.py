@@ -90,17 +90,6 @@ def test_rows_by_what_becomes_of_them(
     assert [path.name for path in tmp_path.iterdir()] == ["mitigate.yaml"]
 
 
-def test_a_model_that_does_not_fit_here_is_not_tested(
-    model: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The file that `init` writes may be for another machine."""
-    monkeypatch.setattr("evals.run.fits_in_memory.measure_memory", lambda place: 1000)
-    call = ("init", model, "--samples", samples, *LENGTHS, "--dry-run", "--json")
-    outcome = attn_surgery(*call)
-    assert (outcome.code, outcome.json["recited"], outcome.json["usable"]) == (0, None, 3)
-    assert "warning: recitation is not tested: the model does not fit into" in outcome.stderr
-
-
 def test_text_needs_the_tokenizer_of_the_model(tmp_path: Path) -> None:
     folder = Path(save_tiny(tmp_path / "model"))
     for file in folder.glob("*token*"):

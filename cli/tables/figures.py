@@ -157,10 +157,7 @@ def print_results(report: Report, recipes: Sequence[Recipe], places: Sequence[Pl
 
     views = [View(report, edit) for edit in report.edits]
     columns = {heading: [make(view) for view in views] for heading, make in RESULTS.items()}
-    columns |= {
-        "largest cost": [_say_cost(place) for place in places],
-        "frontier": [f"behind {p.beaten_by[0]}" if p.beaten_by else "on it" for p in places],
-    }
+    columns["largest cost"] = [_say_cost(place) for place in places]
     kept = {heading: cells for heading, cells in columns.items() if any(cells)}
     rows = [
         [recipe.name, recipe.what, *(cells[at] for cells in kept.values())]

@@ -192,8 +192,7 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
     from surgery.editing.preparing import list_variants, prepare
     from surgery.plan import check_erasable
     from surgery.training.erasing import check_adaptable
-    from surgery.training.planning import RANK
-    from surgery.training.training import Schedule
+    from surgery.training.training import RANK, Schedule
     from surgery.training.ways.cut import ByCut
     from surgery.training.ways.model import ByModel
     from surgery.training.ways.names import open_way

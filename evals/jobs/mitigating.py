@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from evals.choose.search.request import HEALING, Choice, HealText, SearchRequest
 from evals.jobs.asking import MeasureRequest
@@ -34,11 +34,10 @@ from evals.run.lm_eval.request import Tasks
 from evals.run.request import Option, Request, Use, describe_mistakes, refuse_unused
 from surgery.checkpoint.source import MANIFEST
 from surgery.hub.embedded import find_lab
-from surgery.hub.finding import find_outline, lacks_weights
+from surgery.hub.finding import find_outline
 from surgery.output import publish, write_text
 from surgery.privacy import get_last_name
 from surgery.processes import by_one
-from surgery.training.ways.names import WAYS
 from surgery.variants import variant_of
 
 if TYPE_CHECKING:
@@ -60,13 +59,13 @@ class MitigationRequest(Request):
     held-out text. The same groups go to the search and to the evaluation.
 
     `erase` and `heal` say which recipes are tried beside the cut that a search chooses
-    (`evals.jobs.recipes`), or `budget`: all that should fit into it. Training takes the passages
-    that the search chose on; the others test the results. The best becomes the output.
+    (`evals.jobs.recipes`). Training takes the passages that the search chose on; the others test
+    the results. The best becomes the output.
     """
 
     typed = (
         "samples heldout calibration secret skip_short never twin sibling variant grain erase text "
-        "heal budget only_best measure choose tasks attack max_extraction max_form max max_drop "
+        "heal measure choose tasks attack max_extraction max_form max max_drop "
         "device"
     )
 
@@ -87,19 +86,10 @@ class MitigationRequest(Request):
         "healed.",
         Option("edit"),
     ] = False
-    budget: Annotated[
-        float | None,
-        Field(gt=0),
-        "Try as many recipes as should fit into so much time: the cut, healed or not, and MODEL "
-        "erased in every way, as it is, healed, cut, and cut and healed. The text to train on is "
-        "`text`, else that of `heal`.",
-        Option("edit", "MINUTES", "what `erase` and `heal` say"),
-    ] = None
     erasing: Annotated[Training, Use(named={"steps": "erase_steps"})] = Training()
     harden: Hardening = False
     heal: HealText = ()
     healing: Annotated[Training, HEALING] = Training()
-    only_best: Annotated[bool, "Remove the other results in the end.", Option("output")] = False
     run: Run = Run()
 
     @model_validator(mode="before")
@@ -111,9 +101,9 @@ class MitigationRequest(Request):
 
     @model_validator(mode="after")
     def _can_be_erased(self) -> MitigationRequest:
-        if self.erase or self.budget:
+        if self.erase:
             if not self.erase_text:
-                raise ValueError(f"`{'erase' if self.erase else 'budget'}` needs `text`")
+                raise ValueError("`erase` needs `text`")
             return self
         refuse_unused(self, "erase", "harden")
         refuse_unused(self.erasing, "erase", "text")
@@ -126,11 +116,10 @@ class MitigationRequest(Request):
         kind: type[Request] = SearchRequest
         try:
             assert self.search_request
-            own = find_lab(self.model) or lacks_weights(self.model)
-            if not (self.texts.heldout or own):
+            if not (self.texts.heldout or find_lab(self.model)):
                 raise ValueError(f"{self.model} brings no held-out text of its own: give `heldout`")
             kind = MeasureRequest
-            assert lacks_weights(self.model) or self.evaluation_request
+            assert self.evaluation_request
         except ValidationError as error:  # a message of its own, without the other's frame
             raise ValueError(describe_mistakes(kind, error)) from None
         return self
@@ -156,16 +145,13 @@ class MitigationRequest(Request):
         None: as a look chooses."""
         sibling = None if self.run.device == "all" else self.attacks.sibling
         base = [] if sibling is None else [sibling]
-        if self.budget:
-            return [*base, *WAYS]
         return [*base, None] if self.erase else []
 
     @property
     def recipes(self) -> list[Recipe]:
-        """What is tried. A budget may allow less; without one, the next way takes the place of one
-        whose teacher recites the passages."""
-        ways = self.ways if self.budget else self.ways[:1]
-        return list_recipes(ways, heal=bool(self.heal_text))
+        """What is tried. The next way takes the place of one whose teacher recites the
+        passages."""
+        return list_recipes(self.ways[:1], heal=bool(self.heal))
 
     @property
     def erase_text(self) -> tuple[str, ...]:
@@ -174,19 +160,9 @@ class MitigationRequest(Request):
         return self.erasing.text or self.heal or ((lab,) if lab else ())
 
     @property
-    def heal_text(self) -> tuple[str, ...]:
-        """The text to heal on. Empty: nothing is healed."""
-        return self.heal or (self.erase_text if self.budget else ())
-
-    @property
-    def erases(self) -> bool:
-        """Whether a recipe erases."""
-        return bool(self.ways)
-
-    @property
     def trains(self) -> bool:
         """Whether a recipe trains."""
-        return self.erases or bool(self.heal_text)
+        return self.erase or bool(self.heal)
 
     def open_step(
         self, recipe: Recipe, source: Path | None, output: Path, plan: PlanFile, *, overwrite: bool
@@ -211,7 +187,7 @@ class MitigationRequest(Request):
             cut = Cut(plan=plan, calibration=(self.texts.calibration or own) if fitted else ())
             layout = self.choice.layout
             return open_export(self.hand_on(ExportRequest, folders=folders, cut=cut, layout=layout))
-        healed = {"training": self.healing, "text": self.heal_text, "source": self.model}
+        healed = {"training": self.healing, "text": self.heal, "source": self.model}
         return open_heal(self.hand_on(HealRequest, folders=folders, **healed))
 
     @property
@@ -252,7 +228,7 @@ class Mitigation:
     @property
     def places(self) -> list[Place]:
         """Where each result stands among all."""
-        return place_results(self.report, self.recipes)
+        return place_results(self.report)
 
     @property
     def compare_command(self) -> str:
@@ -299,14 +275,12 @@ class OpenedMitigation:
     results of recipes in OUTPUT-RECIPE, and gives the best one the name `output`.
 
     A run that was interrupted continues where it stopped: what is done stays. `materials`: what is
-    measured; None for a model without weights, of which only memory can be told. `recipes`: those
-    to try.
+    measured.
     """
 
     request: MitigationRequest
     output: Path
-    materials: Materials | None
-    recipes: Sequence[Recipe]
+    materials: Materials
     overwrite: bool = False
 
     @property
@@ -327,8 +301,6 @@ class OpenedMitigation:
 
         request, output = self.request, self.output
         source = find_model(request.model, request.revision)
-        assert source.inventory  # which raises `CheckpointError` for a model without weights
-        assert self.materials is not None
         say("1 of 3: search")
         result, plan = search(request.search_request, self.folder, overwrite=self.overwrite)
         _say_if_missed(request, result)
@@ -358,9 +330,8 @@ class OpenedMitigation:
         attach(found, place, best, get_last_name(output))
         write_text(best / RECIPE, request.to_config(), overwrite=True)
         publish(best, output)  # last: it says that all is done
-        for other in places if request.only_best else [best]:
-            if other.exists():  # of `best`, an earlier output, which has taken its place
-                shutil.rmtree(other)
+        if best.exists():  # an earlier output, which has taken its place
+            shutil.rmtree(best)
 
     def _make_results(self, plan: PlanFile) -> list[Recipe]:
         """Makes every result that is not there. Returns the recipes that worked."""
@@ -372,7 +343,7 @@ class OpenedMitigation:
                 "training takes the passages that the search chose on, and leaves the others to "
                 "test on"
             )
-        planned = list(self.recipes)
+        planned = list(request.recipes)
         while planned:
             recipe = planned.pop(0)
             if (before := recipe.before) is not None and before not in made:
@@ -384,7 +355,7 @@ class OpenedMitigation:
             except RecitingTeacherError as error:
                 say(f"nothing erased{f' by {recipe.by}' if recipe.by else ''}: {error}")
                 others = request.ways[request.ways.index(recipe.by) + 1 :]
-                if others and request.budget is None:
+                if others:
                     same = [recipe, *(one for one in planned if one.by == recipe.by)]
                     planned = [one for one in planned if one not in same]
                     planned += [one._replace(by=others[0]) for one in same]
@@ -400,22 +371,20 @@ def open_mitigation(
     whatever would make the search, a step, or the evaluation fail."""
     from surgery.exporting import check_target
 
-    assert lacks_weights(request.model) or request.evaluation_request.attack_names  # all are known
+    assert request.evaluation_request.attack_names  # all are known
     check_target(request.model, output, overwrite=overwrite)
     begun = (Path(f"{output}-search") / "search.json").is_file()
-    for recipe in list_recipes(request.ways, heal=bool(request.heal_text)):
+    for recipe in list_recipes(request.ways, heal=bool(request.heal)):
         place = Path(f"{output}-{recipe.name}")
         if not (begun and (place / MANIFEST).is_file()):  # else the step itself looks at it
             check_target(request.model, place, overwrite=overwrite)
-    if lacks_weights(request.model):
-        return OpenedMitigation(request, output, None, request.recipes, overwrite)
     find_outline(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.jobs.materials import open_materials
 
     materials = open_materials(request.evaluation_request, [(request.model, request.revision)])
     check_texts(request, materials)
-    return OpenedMitigation(request, output, materials, request.recipes, overwrite)
+    return OpenedMitigation(request, output, materials, overwrite)
 
 
 def _say_if_missed(request: MitigationRequest, result: SearchResult) -> None:
@@ -446,13 +415,11 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
         with use_console(SILENT):  # the search warns of the same passages
             return read_healing_text(text, Schedule(steps), model, passages)[0]
 
-    if request.erases:
+    if request.erase:
         check_erasable(model.inventory)
-    if request.heal_text:
-        read(
-            request.heal_text, request.healing.steps or HEAL_STEPS
-        )  # the search also compares it with held-out text
-    if request.erases:
+    if request.heal:  # the search also compares it with held-out text
+        read(request.heal, request.healing.steps or HEAL_STEPS)
+    if request.erase:
         assert passages is not None
         taught = read(request.erase_text, request.erasing.steps or ERASE_STEPS)
         tokenizer = load_tokenizer(model.folder)

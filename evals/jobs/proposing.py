@@ -14,7 +14,7 @@ from evals.measure.attacks.request import Extraction
 from evals.run.console import say
 from evals.run.groups import Passages, Revision, Run, ShowText, Texts
 from evals.run.request import Option, Request, Use
-from surgery.errors import MeasurementError, SamplesError
+from surgery.errors import SamplesError
 from surgery.output import check_output, recognize_mark, write_text
 from surgery.record.manifest import LENGTH
 
@@ -81,7 +81,7 @@ class Proposal:
     - `cuts`: where three passages are cut (`evals.data.showing`). `given_numbers`: passages whose
       prefix holds a number that no other passage has.
     - `longer`: members that go on after the suffix, by `most_untested` tokens at most.
-    - `recited`: the figure of at most `_TESTED` members; None if no memory holds the model.
+    - `recited`: the figure of at most `_TESTED` members.
     - `needed`: limit → passages that show it, if none of them is recovered.
     - `splits`: what a search can decide on each part of the passages
       (`evals.table.limits.describe_splits`); `choose`: the share to choose an edit on: half, or a
@@ -109,7 +109,7 @@ class Proposal:
     given_numbers: int
     longer: int
     most_untested: int
-    recited: dict[str, Any] | None
+    recited: dict[str, Any]
     needed: dict[str, int]
     splits: list[dict[str, Any]]
     choose: float
@@ -267,23 +267,14 @@ def _describe_limits(request: ProposalRequest, rows: Samples) -> dict[str, Any]:
     return {"needed": needed, "splits": splits, "choose": (enough or [splits[0]["choose"]])[0]}
 
 
-def _count_recited(
-    request: ProposalRequest, model: ResolvedModel, rows: Samples
-) -> dict[str, Any] | None:
-    """The share of passages recited, among at most `_TESTED` members spread over all.
-
-    None, and a warning, for a model that cannot run here: its file may be of use elsewhere.
-    """
+def _count_recited(request: ProposalRequest, model: ResolvedModel, rows: Samples) -> dict[str, Any]:
+    """The share of passages recited, among at most `_TESTED` members spread over all."""
     from evals.measure.memorization.extraction import extract
     from evals.run.models import open_model
     from evals.table.measured import measure_share
     from surgery.record.measured import BASE
 
-    try:
-        loaded = open_model(model, **request.run.running)
-    except MeasurementError as error:
-        say(f"warning: recitation is not tested: {error}")
-        return None
+    loaded = open_model(model, **request.run.running)
     some = rows.spread(rows.trained_on, _TESTED)
     exact = extract(loaded.model, some, batch_size=request.run.batch_size).exact
     return measure_share("recited", exact, of=BASE).model_dump(mode="json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from evals.table.words import shorten_list
@@ -60,56 +60,25 @@ def list_recipes(ways: Sequence[str | None], *, heal: bool) -> list[Recipe]:
     return [*cuts[:1], *first, *cuts[1:], *(one for some in others for one in some)]
 
 
-def fit_recipes(
-    recipes: Sequence[Recipe],
-    estimate: Callable[[Recipe], float],
-    seconds: float,
-    made: Container[Recipe],
-) -> list[Recipe]:
-    """The recipes that fit into so many seconds, in order, and those that are `made`. The first is
-    always tried. `estimate`: the seconds of its last step, and to measure its result."""
-    chosen: list[Recipe] = []
-    for recipe in recipes:
-        needed = 0.0 if recipe in made else estimate(recipe)
-        begun = recipe.before is None or recipe.before in chosen
-        if begun and (not chosen or needed <= seconds):
-            chosen.append(recipe)
-            seconds -= needed
-    return chosen
-
-
 class Place(NamedTuple):
-    """Where a result stands: its largest cost, a share of what the base has, the share that the
-    strongest attack recovers, and the results that are no worse in both, and better in one."""
+    """Where a result stands: its largest cost, a share of what the base has, and the share that the
+    strongest attack recovers."""
 
     cost: float | None
     cost_of: str
     attack: float | None
     attack_by: str
-    beaten_by: tuple[str, ...] = ()
-
-    def beats(self, other: Place) -> bool:
-        """Whether it is no worse in both, and better in one, as far as both were measured."""
-        if None in (self.cost, self.attack, other.cost, other.attack):
-            return False
-        mine, its = ((place.cost or 0.0, place.attack or 0.0) for place in (self, other))
-        return mine != its and mine[0] <= its[0] and mine[1] <= its[1]
 
 
-def place_results(report: Report, recipes: Sequence[Recipe]) -> list[Place]:
-    """Where each result stands among all."""
+def place_results(report: Report) -> list[Place]:
+    """Where each result stands."""
     places = []
     for edit in report.edits:
         name, cost = max(_list_costs(report, edit.of), key=lambda pair: pair[1])
         strongest = View(report, edit).strongest
         attack = (None, "") if strongest is None else (strongest.row.value or 0.0, strongest.name)
         places.append(Place(None if cost == math.inf else cost, name, *attack))
-
-    named = [(recipe.name, place) for recipe, place in zip(recipes, places, strict=True)]
-    return [
-        place._replace(beaten_by=tuple(name for name, one in named if one.beats(place)))
-        for place in places
-    ]
+    return places
 
 
 def choose_best(report: Report, recipes: Sequence[Recipe]) -> tuple[int, str]:

@@ -33,7 +33,6 @@ from surgery.editing.loading import place_ids
 from surgery.errors import MeasurementError
 from surgery.families import Family, family_of
 from surgery.layouts import Block
-from surgery.memory import measure_memory
 from surgery.processes import count_for_all, share
 from surgery.selection import EditedHeads
 from surgery.variants import Affine, Fit, variant_of
@@ -44,9 +43,7 @@ Score = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
 
 _SEED = 20_250_501
 _BYTES = 1 << 30
-"""About what the activations of the rows that go through the model together may take at least."""
-_PART = 16
-"""Of a machine's whole memory, they may take this part. What is free changes; this does not."""
+"""About what the activations of the rows that go through the model together may take."""
 _SHARES = 16
 """In how many parts a text goes through at least, so that processes can share it evenly."""
 
@@ -193,8 +190,7 @@ def _rows_at_once(model: PreTrainedModel, length: int) -> int:
     size = family_of(config).dimensions(config)
     vectors = (18 + length) * max(size.d, size.context) + 4 * size.num_heads * length
     numbers = size.num_blocks * vectors + 6 * int(config["vocab_size"])
-    room = max(_BYTES, measure_memory(model.device) // _PART)
-    return max(1, room // (4 * length * numbers))
+    return max(1, _BYTES // (4 * length * numbers))
 
 
 @contextmanager

@@ -298,7 +298,7 @@ class Training(Group):
         Count | None,
         "Train low-rank adapters of this rank in place of all weights, and merge them in the end. "
         "This needs far less memory.",
-        Option("edit", "RANK", "8 where memory does not hold the training of all weights"),
+        Option("edit", "RANK", "all weights"),
     ] = None
 
 

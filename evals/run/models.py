@@ -14,7 +14,6 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.run.console import say
-from evals.run.fits_in_memory import check_fits
 from evals.run.groups import Run
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.torch_tensors import TAGS
@@ -167,8 +166,6 @@ def open_model(
     found = find_model(source, revision)
     _check_code(found)
     states = read_states(found.folder.iterdir())
-    if place is not None:
-        check_fits(found.inventory, _find_dtype(found, dtype, place), place)
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )

@@ -28,9 +28,8 @@ from surgery.checkpoint.source import (
     encode_json,
     open_checkpoint,
     open_tokenizer,
-    read_config,
 )
-from surgery.checkpoint.torch_tensors import TAGS, as_torch
+from surgery.checkpoint.torch_tensors import as_torch
 from surgery.errors import (
     CheckpointError,
     SamplesError,
@@ -124,22 +123,6 @@ def load_to_train(
     loaded = load_model(model, device=place, device_map=device_map)
     dtype = dtype or choose_dtype(loaded.dtype, loaded.device)
     return loaded if dtype == loaded.dtype else loaded.to(dtype)  # else buffers may be wider
-
-
-def outline_model(folder: Path) -> Any:
-    """The model of a folder's config.json, in eval mode and in the dtype that this names, else in
-    float32: its tensors have shapes and no numbers (on the device "meta").
-
-    Raises `UnsupportedError` and `CheckpointError` as `load_model` does for a configuration.
-    """
-    config = read_config(folder)
-    check_config(config, family_of(config))
-    named = f"torch.{config.get('dtype', config.get('torch_dtype'))}"
-    dtype = next((one for one in TAGS if str(one) == named), torch.float32)
-    auto = cast(Any, AutoModelForCausalLM)
-    with _silence(), torch.device("meta"):
-        made = _make_config(config, family_of(config))
-        return auto.from_config(made, trust_remote_code=False).to(dtype).eval()
 
 
 def build_empty(config: dict[str, Any]) -> Any:

@@ -241,13 +241,6 @@ def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
     return folder
 
 
-def lacks_weights(model: str | Path) -> bool:
-    """Whether it is a folder with a configuration and no weights."""
-    folder = expand_home(model)
-    has_weights = find_weights(lambda name: (folder / name).is_file()) is not None
-    return (folder / CONFIG).is_file() and not has_weights
-
-
 @dataclass(frozen=True)
 class _HubModel:
     """A Hub model that can be edited, or an adapter. `folder` is its commit in the cache, with its

@@ -23,7 +23,7 @@ from surgery.errors import SamplesError
 from surgery.families import Dimensions
 from surgery.fitting.calibration import Calibration
 from surgery.record.manifest import LONGEST, Look, PassagesRecord, Recital
-from surgery.training.hardening import SHARE, WEIGHT, draw_rehearsals, harden
+from surgery.training.hardening import WEIGHT, draw_rehearsals, harden
 from surgery.training.loop import LARGEST_GRADIENT, LossPart, descend, fall
 from surgery.training.losses import (
     Divergence,
@@ -34,8 +34,6 @@ from surgery.training.losses import (
     measure_loss,
     to_tokens,
 )
-from surgery.training.planning import RANK, Fit, fit
-from surgery.training.planning import STEPS as TRIED
 from surgery.training.student import Flags, Student, make_student
 from surgery.training.training import ROWS, Schedule, choose_rate
 
@@ -115,12 +113,6 @@ class Lesson:
     first: int = 1
     weight: float = 1.0
 
-    def take(self, rows: int) -> Lesson:
-        """Enough for two passes of `rows` rows and for a rehearsal of them: the second pass runs
-        while the gradients of the first exist."""
-        few = self.rows[: 2 * SHARE * rows]
-        return replace(self, rows=few, per_step=min(2 * rows, self.per_step))
-
     def spread(self, most: int) -> Lesson:
         """The same on at most so many rows, evenly spread over all."""
         return replace(self, rows=self.rows[:: max(1, -(-len(self.rows) // most))])
@@ -185,7 +177,6 @@ def distill(
     constants: Mapping[str, Flags] | None = None,
     advance: Callable[[int], None] = lambda steps: None,
     owns_base: bool = False,
-    room: int | None = None,
 ) -> Taught:
     """Trains a student of `base`, which does not change. The last of several lessons is on
     passages.
@@ -194,75 +185,22 @@ def distill(
     one of those where it recites least. A hardened schedule rehearses training on their rows.
 
     `constants`: parameter → which of its numbers stay; `advance` counts steps; `owns_base`: as for
-    `Student`; `room`: as for `plan_training`. Passes are in the dtype of `base`, and teachers run
-    as they are loaded. Raises `UnsupportedError` for a training that memory does not hold, and
+    `Student`. Passes are in the dtype of `base`, and teachers run as they are loaded. Raises
     `NotFiniteError`.
     """
-    how: dict[str, Any] = {"constants": constants or {}, "owns_base": owns_base}
-    found = plan_training(base, lessons, schedule, room=room, **how)
+    rank = schedule.rank or 0
     if (rate := schedule.learning_rate) is None:
-        rate = choose_rate(base, found.rank)
-    schedule = replace(schedule, rank=found.rank, learning_rate=rate)
-    return _distill(base, lessons, schedule, found, advance, **how)
-
-
-def plan_training(
-    base: Any,
-    lessons: Sequence[Lesson],
-    schedule: Schedule,
-    *,
-    constants: Mapping[str, Flags] | None = None,
-    owns_base: bool = False,
-    room: int | None = None,
-) -> Fit:
-    """How a training fits into memory, with the model that is made of what was learned.
-
-    `room`: in bytes, beside `base` and the teachers; by default, what is free where `base` is. The
-    rest is as for `distill`. A model without weights will do. Raises `UnsupportedError`.
-    """
-
-    def try_steps(imagined: Any, asked: Fit) -> None:
-        few = [
-            replace(lesson, loss=lesson.loss.with_teacher(imagined)).take(asked.rows)
-            for lesson in lessons
-        ]
-        of_few = replace(schedule, steps=TRIED, learning_rate=1.0)
-        taught = _distill(imagined, few, of_few, asked, **how)
-        taught.student.settle()
-
-    how: dict[str, Any] = {"constants": constants or {}, "owns_base": owns_base}
-    ranks = (0, RANK) if schedule.rank is None else (schedule.rank,)
-    most = max(lesson.per_step for lesson in lessons)
-    shape = [(lesson.per_step, lesson.rows.shape[1], lesson.first) for lesson in lessons]
-    kinds = [type(lesson.loss).__name__ for lesson in lessons]
-    key = (*shape, *kinds, schedule.hardened, sorted(constants or ()), owns_base)
-    return fit(base, try_steps, key, ranks=ranks, most_rows=most, room=room)
-
-
-def _distill(
-    base: Any,
-    lessons: Sequence[Lesson],
-    schedule: Schedule,
-    found: Fit,
-    advance: Callable[[int], None] = lambda steps: None,
-    **making: Any,
-) -> Taught:
-    """`schedule`: with a rate. `found`: how it fits. `making`: as for `make_student`."""
-    steps, seed, rate = schedule.steps, schedule.seed, schedule.learning_rate
-    assert rate is not None
-    how: dict[str, Any] = {"rank": found.rank, "checkpointing": found.checkpointing, "seed": seed}
-    student = make_student(base, **how, **making)
+        rate = choose_rate(base, rank)
+    schedule = replace(schedule, rank=rank, learning_rate=rate)
+    steps, seed = schedule.steps, schedule.seed
+    student = make_student(base, rank=rank, seed=seed, constants=constants, owns_base=owns_base)
     drawn = [(one, one.draw(steps, seed + at)) for at, one in enumerate(lessons)]
     told: dict[str, Any] = {"clip": LARGEST_GRADIENT, "scale": student.scale}
     if schedule.hardened:
-        told["begin"] = _make_hardening(student, *drawn.pop(), schedule, found.rows)
+        told["begin"] = _make_hardening(student, *drawn.pop(), schedule)
 
     def measure(step: int) -> list[LossPart]:
-        return [
-            part
-            for lesson, rows in drawn
-            for part in _list_parts(student, lesson, rows[step], found.rows)
-        ]
+        return [part for lesson, rows in drawn for part in _list_parts(student, lesson, rows[step])]
 
     losses, looks, best = list[float](), list[Look](), _Best(student.learned)
     passages = lessons[-1].spread(MOST_LOOKED_AT) if len(lessons) > 1 else None
@@ -271,7 +209,8 @@ def _distill(
         advance(1)
         if passages is not None and (len(losses) % LOOK == 0 or len(losses) == steps):
             with student.cast():
-                recited = find_recited(student.model, passages.rows, passages.first, found.rows)
+                given = passages.rows, passages.first, ROWS_OF_PASSAGES
+                recited = find_recited(student.model, *given)
             looks.append(Look(step=len(losses), passages=len(recited), recited=int(recited.sum())))
             best.see(looks[-1].recited)
     best.put_back()
@@ -298,11 +237,11 @@ class _Best:
 
 
 def _make_hardening(
-    student: Student, lesson: Lesson, taken: Rows, schedule: Schedule, size: int
+    student: Student, lesson: Lesson, taken: Rows, schedule: Schedule
 ) -> Callable[[int], float]:
     """Returns what begins each step with a lesson that is hardened against training on its rows.
 
-    `taken`: the rows of all steps, int32 [steps, B, T]. `size`: rows of a pass.
+    `taken`: the rows of all steps, int32 [steps, B, T].
     """
     drawn = draw_rehearsals(len(lesson.rows), lesson.per_step, schedule.steps, schedule.seed)
 
@@ -311,23 +250,23 @@ def _make_hardening(
             return share * measure_loss(student.model, to_tokens(rows, student.model))
 
     def list_relearned(chosen: Chosen) -> list[LossPart]:
-        return [partial(relearn, *some) for some in divide(lesson.rows[chosen], 1, size)]
+        return [partial(relearn, *some) for some in divide(lesson.rows[chosen], 1)]
 
     def list_forgotten(chosen: Chosen) -> list[LossPart]:
-        return _list_parts(student, lesson, lesson.rows[chosen], size)
+        return _list_parts(student, lesson, lesson.rows[chosen])
 
     def begin(step: int) -> float:
         assert schedule.learning_rate is not None
-        parts = list_relearned, list_forgotten, _list_parts(student, lesson, taken[step], size)
+        parts = list_relearned, list_forgotten, _list_parts(student, lesson, taken[step])
         how = schedule.learning_rate, *parts, student.scale
         return harden(student.learned, drawn[step], *how)
 
     return begin
 
 
-def _list_parts(student: Student, lesson: Lesson, rows: Rows, size: int) -> list[LossPart]:
-    """The loss on rows of a lesson, int32 [B, T], in passes of at most `size` rows."""
-    parts = divide(rows, lesson.first, size)
+def _list_parts(student: Student, lesson: Lesson, rows: Rows) -> list[LossPart]:
+    """The loss on rows of a lesson, int32 [B, T], one part for each process."""
+    parts = divide(rows, lesson.first)
     return [partial(_measure_lesson, student, lesson, *some) for some in parts]
 
 

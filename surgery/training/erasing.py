@@ -41,8 +41,7 @@ from surgery.training.distillation import (
     teach,
 )
 from surgery.training.losses import measure_rows
-from surgery.training.planning import RANK
-from surgery.training.training import Schedule
+from surgery.training.training import RANK, Schedule
 from surgery.training.ways.cut import ByCut
 from surgery.training.ways.names import CUT, open_way
 from surgery.training.ways.way import Way
@@ -92,8 +91,8 @@ def teach_to_forget(
     a GPU, if there is one. `device_map`: spreads the model over several. `passes`: the dtype of
     forward passes, by default as `choose_dtype` says. `as_adapter`: what was learned stays beside
     the weights of the source, as an adapter. `advance` counts steps.
-    Raises `UnsupportedError` for a model that cannot be erased, has an edit that no record tells
-    of, or does not fit into memory with what it learns, and `NotFiniteError`.
+    Raises `UnsupportedError` for a model that cannot be erased or has an edit that no record tells
+    of, and `NotFiniteError`.
     """
     stored = prepared.model.inventory.dtype
     source, earlier = prepared.checkpoint, prepared.model.manifest
@@ -169,7 +168,7 @@ def erase(
     passages, nor may `text` hold any: only the command checks both. `passages`: token ids,
     [n, P + S], with a prefix of `prefix_length` P, and negative numbers after a shorter suffix.
     `hardened`: also teaches where fine-tuning on some of the passages would lead. `adapters`: their
-    rank, to train them in place of all weights; None: where memory needs it. `as_adapter`: saves
+    rank, to train them in place of all weights. `as_adapter`: saves
     them, and no model, as peft does.
 
     **Raises:** a `SurgeryError`; the output is then missing, or still the old one.

@@ -66,8 +66,8 @@ def heal_by_source(
 
     `passages`: those that must not come back; `device`: by default a GPU, if there is one;
     `passes`: the dtype of forward passes, by default by `choose_dtype`; `advance` counts steps.
-    Raises `UnsupportedError` for models that do not fit into memory or have a cut that no record
-    tells of, and `CheckpointError` if the loss or a weight is no longer finite.
+    Raises `UnsupportedError` for models that have a cut that no record tells of, and
+    `CheckpointError` if the loss or a weight is no longer finite.
     """
     checkpoint, manifest = prepared.checkpoint, prepared.model.manifest
     check_recorded(checkpoint, manifest)
@@ -107,7 +107,7 @@ def heal(
     **Arguments:** `text`: other text, which must hold no passage that it should not recite (only
     the command checks that, and keeps passages from coming back); `source`: the model before all
     edits, if the recorded one cannot be found; `adapters`: their rank, to train them in place of
-    all weights; None: where memory needs it.
+    all weights.
 
     **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
     """

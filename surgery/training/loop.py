@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch._subclasses.fake_tensor import is_fake
 
 from surgery.errors import NotFiniteError
 from surgery.processes import current_processes
@@ -89,7 +86,7 @@ def add_gradients(
         with torch.enable_grad():
             value = part()
             (scale * value).backward(inputs=learned)  # type: ignore[no-untyped-call]
-        loss += float(read_numbers(value))
+        loss += float(value.detach())
         del value  # the graph goes before the next is made
     if processes.count > 1:
         for one in learned:
@@ -102,13 +99,6 @@ def add_gradients(
         if earlier is not None:
             one.grad = earlier if one.grad is None else earlier.add_(one.grad)
     return sum(processes.gather([loss]))
-
-
-def read_numbers(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """What a tensor holds; zeros for one that has no numbers (`planning.imagine`)."""
-    if is_fake(tensor):
-        return np.zeros(tuple(tensor.shape))
-    return tensor.detach().cpu().numpy()
 
 
 def fall(rate: float, steps: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Losses on rows of tokens, and how a step's rows are divided so that each pass fits into memory.
+"""Losses on rows of tokens, and how a step's rows are divided among processes.
 
 Shape letters: B rows, T tokens, V vocabulary.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,6 @@ import torch
 from torch.nn import functional
 
 from surgery.processes import current_processes
-from surgery.training.loop import read_numbers
 
 Rows = npt.NDArray[np.int32]
 _IGNORED = -100
@@ -32,9 +31,6 @@ class Loss(Protocol):
     @property
     def teacher(self) -> Any: ...
 
-    def with_teacher(self, teacher: Any) -> Loss:
-        """The same, with another teacher if there is one."""
-
     def __call__(self, student: Any, rows: Rows, first: int, cast: Any = ...) -> torch.Tensor:
         """The mean over the tokens of int32 [B, T] from `first` on, in nats.
 
@@ -47,9 +43,6 @@ class Divergence:
     """KL(teacher || student): the student learns to predict what its teacher predicts."""
 
     teacher: Any
-
-    def with_teacher(self, teacher: Any) -> Divergence:
-        return replace(self, teacher=teacher)
 
     def __call__(self, student: Any, rows: Rows, first: int, cast: Any = PLAIN) -> torch.Tensor:
         with torch.no_grad():
@@ -103,17 +96,17 @@ def find_recited(model: Any, rows: Rows, first: int, size: int) -> npt.NDArray[n
         for begin in range(0, len(rows), size):
             some = rows[begin : begin + size]
             made = _make_logits(model, to_tokens(np.maximum(some, 0), model), first).argmax(-1)
-            right = read_numbers(made) == some[:, first:]
+            right = made.cpu().numpy() == some[:, first:]
             found.append((right | (some[:, first:] < 0)).all(axis=1))
     return np.concatenate(found)
 
 
-def divide(rows: Rows, first: int, size: int) -> list[tuple[float, Rows]]:
-    """Parts of rows [B, T] of at most `size`, and how many of the tokens that count each holds.
+def divide(rows: Rows, first: int, size: int | None = None) -> list[tuple[float, Rows]]:
+    """Parts of rows [B, T], and the share of the tokens that count that each holds.
 
-    Each of several processes gets one, where there are as many rows.
+    One part for each process, where there are as many rows; `size`: more parts, of at most so many.
     """
-    size = max(1, min(size, -(-len(rows) // current_processes().count)))
+    size = max(1, min(size or len(rows), -(-len(rows) // current_processes().count)))
     parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
     counts = [int((part[:, first:] >= 0).sum()) for part in parts]
     return [(count / sum(counts), part) for count, part in zip(counts, parts, strict=True)]

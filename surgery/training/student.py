@@ -14,18 +14,15 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from surgery.checkpoint.adapter import ALPHA, Adapter
 from surgery.checkpoint.torch_tensors import as_stored
 from surgery.errors import UnsupportedError
-from surgery.families import family_of
 from surgery.training.loop import SCALE
 
 Flags = npt.NDArray[np.bool_]
@@ -118,16 +115,13 @@ def make_student(
     rank: int = 0,
     names: Collection[str] | None = None,
     constants: Mapping[str, Flags] | None = None,
-    checkpointing: bool = False,
     seed: int = 0,
     owns_base: bool = False,
 ) -> Student:
     """Copies a model so that a part of it learns. The model does not change while it does.
 
     `rank`: of the adapters to learn; 0: the weights of these `names`, None: all. `constants`:
-    parameter → which of its numbers stay. `checkpointing`: activations of a block are computed
-    again when they are needed, which takes a third more time and far less memory. `owns_base`: as
-    for `Student`.
+    parameter → which of its numbers stay. `owns_base`: as for `Student`.
     """
     fixed = {name: flags for name, flags in (constants or {}).items() if flags.any()}
     if any(parameter.is_meta for parameter in base.parameters()):
@@ -149,8 +143,6 @@ def make_student(
     model, adapted = copy_sharing(base, prepare).eval(), None  # no dropout: the same every time
     if rank:
         adapted = _add_adapters(model, rank, fixed, seed)
-    if checkpointing:
-        _checkpoint_blocks(model)
     learned: list[torch.Tensor] = [
         parameter for parameter in model.parameters() if parameter.requires_grad
     ]
@@ -256,15 +248,3 @@ def _list_adapters(model: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(module, BaseTunerLayer):
             name = path.replace(".base_layer", "")
             yield f"{name}.{getattr(module, 'parameter_name', 'weight')}", module
-
-
-def _checkpoint_blocks(model: Any) -> None:
-    """Wraps each block of a copy of ours. The library's own way would turn dropout on."""
-    config = model.config.to_dict()
-    family = family_of(config)
-    path = family.attention.partition("{block}")[0] + "{block}"
-    for number in range(family.dimensions(config).num_blocks):
-        block = model.get_submodule(path.format(block=number))
-        block.forward = partial(
-            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
-        )

@@ -20,6 +20,8 @@ _WIDTH = 192
 ADAPTERS_RATE = 4e-3
 """The rate for adapters, whatever the width: it was measured at widths of 192 to 2,048
 (docs/beds/others.md)."""
+RANK = 8
+"""The rank of adapters that are saved as they are, unless another one is given."""
 MOST_READS = 10
 """How often a token of the text may be read at most."""
 
@@ -45,9 +47,8 @@ def scale_rate(model: Any) -> float:
 class Schedule:
     """How long to train, and the seed of the order in which windows are read.
 
-    `rank`: of the adapters to train; 0: all weights; None: all weights where memory holds that,
-    else adapters. `learning_rate`: None: by `choose_rate`. `hardened`: someone who trains the model
-    further is rehearsed.
+    `rank`: of the adapters to train; 0 and None: all weights. `learning_rate`: None: by
+    `choose_rate`. `hardened`: someone who trains the model further is rehearsed.
     """
 
     steps: int = STEPS

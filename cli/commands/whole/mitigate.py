@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.filesize import decimal
 
 from cli import options
 from cli.config import config_option, set_defaults
@@ -71,9 +69,7 @@ def _describe_preset(name: str) -> str:
 )
 @options.flag(
     "--dry-run",
-    "Only open every input and say what would be done, how long it takes, and how much memory and "
-    "disk space it needs. For the time, it measures one pass and one step of training. For a MODEL "
-    "folder with config.json and no weights, it says what machines of 24, 48, and 80 GB can do.",
+    "Only open every input, and say what would be done.",
 )
 @options.output("Folder to create.", metavar="OUT", required=True)
 @config_option("--recipe")
@@ -95,19 +91,17 @@ def command(
 
     With --heal, the cut is also trained on other text (OUT-cut-heal). With --erase, MODEL is first
     taught to predict the passages as one that does not know them (OUT-erase-WAY); that result is
-    also cut, and, with --heal, healed, and cut and healed. With --budget, both are tried, in every
-    way to erase, as far as time allows. Search and training take half of the passages, and the rest
-    test all results. Of those with the best verdict, the one that exceeds the limits least becomes
-    OUT, and then the cheapest. The others stay, unless you give --only-best.
+    also cut, and, with --heal, healed, and cut and healed. Search and training take half of the
+    passages, and the rest test all results. Of those with the best verdict, the one that exceeds
+    the limits least becomes OUT, and then the cheapest. The others stay.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed, else 4 if one is not decided,
     often because too few passages were held back. In both cases, OUT holds the best result.
     """
-    from surgery.hub.finding import find_outline, lacks_weights
+    from surgery.hub.finding import find_outline
 
-    if not lacks_weights(request.model):
-        find_outline(request.model, request.revision)  # before the imports, which take seconds
+    find_outline(request.model, request.revision)  # before the imports, which take seconds
     from evals.jobs.mitigating import open_mitigation
 
     def show_search(result: SearchResult) -> None:
@@ -115,13 +109,11 @@ def command(
             print_search(result)
 
     opened = open_mitigation(request, output, overwrite=overwrite)
-    if dry_run or request.budget:
-        from evals.jobs.forecasting import fit_budget, forecast
-
-        opened = fit_budget(opened)
     if dry_run:
-        told = forecast(opened)
-        print_json(told) if as_json else _print_forecast(told)
+        from evals.jobs.telling import tell
+
+        told = tell(opened)
+        print_json(told) if as_json else _print_told(told)
         return
     done = opened.run(show_search)
     print_report(done.report, output, table=not as_json)
@@ -132,44 +124,16 @@ def command(
     note(f"to see what it writes: {done.compare_command}")
     if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")
-        note(_TRIED if request.erases else _ERASE)
+        note(_TRIED if request.erase else _ERASE)
     options.end_with(done.state, allow_undecided=allow_undecided)
     if done.next_command is not None:
         note(f"next: {done.next_command}")
 
 
-def _print_forecast(found: dict[str, Any]) -> None:
+def _print_told(told: dict[str, Any]) -> None:
     """Prints the object of `mitigate --dry-run --json`."""
     echo("Nothing is written. Every input opens:")
-    for one in found["inputs"]:
+    for one in told["inputs"]:
         echo(f"  {one['name']}: {one['what']}")
-    if "steps" in found:
-        _print_steps(found)
-    echo("Memory that each step needs with the model, and how it trains (rows: of a pass):")
-    machines, steps = found["memory"], zip(*(one["steps"] for one in found["memory"]), strict=True)
-    cells = [(some[0]["name"], *map(_format_memory, some)) for some in steps]
-    print_table(("step", *(machine["machine"] for machine in machines)), cells, words=len(machines))
-    if "disk" not in found:
-        return
-    needed, free = (found["disk"][key] for key in ("needed", "free"))
-    echo(f"Disk: {decimal(needed)} for the model; {decimal(free)} are free.")
-    if needed > free:
-        echo("That is not enough: free some space, or choose another --output.")
-
-
-def _print_steps(found: dict[str, Any]) -> None:
-    rows = [(one["name"], one["what"], _format_time(one["seconds"])) for one in found["steps"]]
-    rows.append(("all", "", _format_time(found["seconds"])))
-    echo("Steps, and about how long each takes, counted from one pass and one step of training:")
-    print_table(("step", "what", "about"), rows, labels=2)
-
-
-def _format_memory(step: dict[str, Any]) -> str:
-    needed = step["needed"]
-    return str(step["what"]) if needed is None else f"{decimal(needed)}: {step['what']}"
-
-
-def _format_time(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    return str(timedelta(seconds=round(seconds)))
+    echo("What would be done:")
+    print_table(("step", "what"), [(one["name"], one["what"]) for one in told["steps"]], words=2)

@@ -24,7 +24,6 @@ from evals.run.groups import (
 from evals.run.lm_eval.request import Tasks
 from evals.run.request import Group, Option, Request, Use, refuse_unused
 from surgery.hub.embedded import find_lab
-from surgery.hub.finding import lacks_weights
 
 if TYPE_CHECKING:
     from evals.choose.search.goal import Goal
@@ -101,7 +100,7 @@ class SearchRequest(Request):
 
     @model_validator(mode="after")
     def _has_inputs(self) -> SearchRequest:
-        if not (self.passages.samples or find_lab(self.model) or lacks_weights(self.model)):
+        if not (self.passages.samples or find_lab(self.model)):
             raise ValueError(f"{self.model} brings no passages of its own: give `samples`")
         if not self.heal and self.healing.steps not in (None, HEAL_STEPS):
             raise ValueError("`heal_steps` needs `heal`")

@@ -106,16 +106,14 @@ def choose_rows(target: Target, draw: int = 0) -> tuple[Tokens, Flags]:
     return np.concatenate(mixed, axis=1).reshape(-1, tokens.shape[1]), tried
 
 
-def wake(
-    model: Any, blocks: tuple[int, ...], seed: int = 0, *, checkpointing: bool = False
-) -> Student:
+def wake(model: Any, blocks: tuple[int, ...], seed: int = 0) -> Student:
     """Who learns attention of `blocks`, with noise where an edit left zeros."""
     config = model.config.to_dict()
     family = family_of(config)
     size = family.dimensions(config)
     draw = torch.Generator().manual_seed(seed)
     attention = list_attention(model, blocks)
-    student = make_student(model, names=attention, checkpointing=checkpointing)
+    student = make_student(model, names=attention)
     weights = dict(student.model.named_parameters())
     new = {name: weights[name].detach() for name in attention}
     for name, weight in new.items():
@@ -161,10 +159,10 @@ def learn_attention(
     """Wakes attention of `blocks` and trains it. Yields the model after each of `STEPS`. `told`:
     what progress calls it. Raises as `train`."""
 
-    def make(model: Any, checkpointing: bool) -> Student:
-        return wake(model, blocks, seed, checkpointing=checkpointing)
+    def make(model: Any) -> Student:
+        return wake(model, blocks, seed)
 
     given = make, rows, STEPS[-1], LEARNING_RATE, told
-    for step, student in train(model, *given, kind=("attention", blocks)):
+    for step, student in train(model, *given):
         if step in STEPS:
             yield take_copy(student)

@@ -80,8 +80,8 @@ def learn_prompt(
     """
     first = LENGTH + prefix_length
 
-    def make(model: Any, checkpointing: bool) -> Student:
-        student = make_student(model, names=(), checkpointing=checkpointing)
+    def make(model: Any) -> Student:
+        student = make_student(model, names=())
         embed = student.model.get_input_embeddings()  # which some families also scale
         start = np.random.default_rng(draw).choice(model.config.vocab_size, LENGTH)
         with torch.no_grad():
@@ -91,7 +91,7 @@ def learn_prompt(
         return replace(student, learned=[prompt])
 
     given = make, _make_room(passages, after), STEPS, LEARNING_RATE, f"soft-prompt, run {draw + 1}"
-    *_, (_, student) = train(model, *given, kind=("prompt", after), first=first)
+    *_, (_, student) = train(model, *given, first=first)
     return student.learned[0].detach()
 
 

@@ -13,8 +13,6 @@ from evals.measure.attacks.attack import Learned
 from evals.run.console import show_progress
 from surgery.training.loop import LossPart, Optimizer, descend
 from surgery.training.losses import divide, measure_loss, to_tokens
-from surgery.training.planning import RANK, Fit, fit
-from surgery.training.planning import STEPS as TRIED
 from surgery.training.student import Student, copy_sharing, make_student
 
 STEPS = (5, 10, 20)
@@ -24,12 +22,12 @@ RATES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 """Learning rates, from the highest on. Training that makes a model (`surgery.training`) lowers its
 rate with the width of a model. An attack needs no such rule: it goes down these until one leaves
 the base what it gives."""
-RANKS: dict[Learned, int] = {"rank-8 adapters": RANK, "rank-64 adapters": 64}
+RANKS: dict[Learned, int] = {"rank-8 adapters": 8, "rank-64 adapters": 64}
 LARGE = 1_000_000_000
 """From this many parameters on, low-rank adapters are trained instead of the weights."""
 
-Make = Callable[[Any, bool], Student]
-"""Model, and whether to keep few activations → who learns."""
+Make = Callable[[Any], Student]
+"""Model → who learns."""
 
 
 def train(
@@ -40,48 +38,22 @@ def train(
     learning_rate: float,
     told: str = "fine-tuning",
     *,
-    kind: object,
     first: int = 1,
     optimizer: Optimizer = "AdamW",
 ) -> Iterator[tuple[int, Student]]:
     """Trains a student of a model, and yields it after each step with the number of steps.
 
-    Each step takes the next `ROWS` of `rows` (int32 [M, T]), in a cycle, in as many passes as
-    memory needs. The loss is the next-token loss, in nats, of the tokens from `first` on. `told`:
-    what progress calls it. `kind`: tells what `make` learns from what others do.
+    Each step takes the next `ROWS` of `rows` (int32 [M, T]), in a cycle. The loss is the next-token
+    loss, in nats, of the tokens from `first` on. `told`: what progress calls it.
 
-    Raises `UnsupportedError` for what memory does not hold, and `NotFiniteError` before the step
-    whose loss is not finite: no later one would be.
+    Raises `NotFiniteError` before the step whose loss is not finite: no later one would be.
     """
-    found = plan_attack(model, make, rows, kind=kind, first=first)
-    student = make(model, found.checkpointing)
+    student = make(model)
     with show_progress(told, steps) as advance:
-        learning = _learn(student, rows, steps, learning_rate, found.rows, first, optimizer)
+        learning = _learn(student, rows, steps, learning_rate, first, optimizer)
         for step, _ in enumerate(learning, 1):
             advance(1)
             yield step, student
-
-
-def plan_attack(
-    model: Any,
-    make: Make,
-    rows: Tokens,
-    *,
-    kind: object,
-    first: int = 1,
-    room: int | None = None,
-) -> Fit:
-    """How `train` fits into memory with a copy of what was learned. `room`: in bytes, beside the
-    model; by default, what is free. Raises `UnsupportedError`."""
-
-    def try_steps(imagined: Any, asked: Fit) -> None:
-        student, few = make(imagined, asked.checkpointing), rows[: 2 * asked.rows]
-        for _ in _learn(student, few, TRIED, 1.0, asked.rows, first):
-            copied = take_copy(student)  # it is read until the next one is there
-        del copied
-
-    most, key = min(ROWS, len(rows)), (kind, rows.shape[1], first)
-    return fit(model, try_steps, key, ranks=(0,), most_rows=most, room=room)
 
 
 def _learn(
@@ -89,9 +61,8 @@ def _learn(
     rows: Tokens,
     steps: int,
     learning_rate: float,
-    size: int,
     first: int,
-    optimizer: Optimizer = "AdamW",
+    optimizer: Optimizer,
 ) -> Iterator[float]:
     def measure_part(share: float, some: Tokens) -> torch.Tensor:
         with student.cast():
@@ -100,7 +71,7 @@ def _learn(
     def list_parts(step: int) -> list[LossPart]:
         number = min(ROWS, len(rows))
         taken = rows.take(range(step * number, (step + 1) * number), axis=0, mode="wrap")
-        return [partial(measure_part, *part) for part in divide(taken, first, size)]
+        return [partial(measure_part, *part) for part in divide(taken, first)]
 
     rates = [learning_rate] * steps
     return descend(student.learned, list_parts, rates, scale=student.scale, optimizer=optimizer)
@@ -124,22 +95,16 @@ def fine_tune(
     The loss is the next-token loss in nats on every token of a row. A copy has the model's dtype.
     Its weights are trained in float32; the passes of a bfloat16 model are in bfloat16.
     """
-    kind, given = settle_learned(model, learned), (steps[-1], learning_rate, told)
-    make = partial(_make, kind)
-    for step, student in train(model, make, rows, *given, kind=kind, optimizer=optimizer):
+    make = partial(_make, settle_learned(model, learned))
+    given = make, rows, steps[-1], learning_rate, told
+    for step, student in train(model, *given, optimizer=optimizer):
         if step in steps:
             yield take_copy(student)
 
 
-def plan_fine_tuning(model: Any, rows: Tokens, room: int | None = None) -> tuple[Learned, Fit]:
-    """What `fine_tune` trains of a model by default, and how that fits, as `plan_attack` says."""
-    kind = settle_learned(model, "all weights")
-    return kind, plan_attack(model, partial(_make, kind), rows, kind=kind, room=room)
-
-
-def _make(learned: Learned, model: Any, checkpointing: bool) -> Student:
+def _make(learned: Learned, model: Any) -> Student:
     """Who learns what is `learned`."""
-    return make_student(model, rank=RANKS.get(learned, 0), checkpointing=checkpointing)
+    return make_student(model, rank=RANKS.get(learned, 0))
 
 
 def take_copy(student: Student) -> Any:

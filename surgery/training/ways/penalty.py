@@ -21,9 +21,6 @@ class Penalty(ABC):
     calibration = None
     advice = ""  # for a teacher that recites
 
-    def with_teacher(self, _: Any) -> Penalty:
-        return self
-
     @property
     @abstractmethod
     def record(self) -> Teacher: ...
