@@ -102,7 +102,6 @@ def export(
     calibration: Sequence[str | Path] = (),
     overwrite: bool = False,
     max_shard_size: int | None = None,
-    save_as: str | None = None,
 ) -> Export:
     """Makes chosen blocks of a model attention-free and saves the result.
 
@@ -112,21 +111,17 @@ def export(
     - `drop_attn`: the blocks and heads, for example "20-23,7.1-3" or "last:4"; or a selection with
       a variant for each part (`surgery.selection`), or a plan file.
     - `output`: the folder to create (default: `NAME-VARIANT-BLOCKS`).
-    - `variant`: "identity", "zero", "mean" or "linear"; `layout`: "auto", "stock" or "compact".
+    - `variant`: "identity", "zero", "mean" or "linear"; `layout`: "auto", "stock" or "compact". In
+      stock, Mistral without a sliding window becomes Llama, unless the variant is "zero".
     - `calibration`: files or folders of text, or `hf:DATASET:SPLIT:COLUMN`, that `mean` and
       `linear` are fitted on.
     - `overwrite`: replace an existing output once the new one is complete.
     - `max_shard_size`: bytes per weight file (default: the source's shards).
 
-    - `save_as`: another model type with the same tensors ("llama" for Mistral), whose own class
-      can hold the edit.
-
     **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
     """
     text = find_calibration(list_variants(drop_attn, variant), calibration)
-    prepared = prepare(
-        model, drop_attn, variant=variant, layout=layout, revision=revision, save_as=save_as
-    )
+    prepared = prepare(model, drop_attn, variant=variant, layout=layout, revision=revision)
     fitting = None
     if text is not None:
         from surgery.fitting.fitter import fit_checkpoint  # needs torch; most exports do not

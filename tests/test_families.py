@@ -21,7 +21,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
-from command_line import ROOT, attn_surgery
+from command_line import ROOT
 from decoders import (
     BLOCKS,
     BY_TYPE,
@@ -535,40 +535,33 @@ def test_clipped_values_stay_clipped(tmp_path: Path) -> None:
     ],
 )
 def test_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path, variant: str) -> None:
-    """Asked for only, and only without a window: then every variant is held."""
+    """By itself, without a window: then every variant is held."""
     source, out = sources["mistral"], tmp_path / "out"
-    outcome = attn_surgery("export", source, "--drop-attn", "1", "--layout", "stock")
-    outcome.assert_error("has no query and key biases", "--as llama", "--layout compact")
-    prepared = prepare(source, "1", variant=variant, layout="stock", save_as="llama")
-    assert prepared.plan.family.model_type == "llama"
+    prepared = prepare(source, "1", variant=variant, layout="stock")
+    assert prepared.plan.family.model_type == ("mistral" if variant == "zero" else "llama")
     fits = random_fits(range(BLOCKS), HEADS, HEADS * SIZE, SIZE)
     write(prepared, out, fitting=Fitting(fits, record_of(prepared.plan.fitted)))
     edited, reference = load_aligned(out), load_aligned(source)
-    assert isinstance(edited, transformers.LlamaForCausalLM)
+    if variant != "zero":
+        assert isinstance(edited, transformers.LlamaForCausalLM)
     put_in_place(reference, "1", variant, shared=True, fits=fits)
     assert TABLE["stock", "mistral as llama"] == TABLE["stock", "llama"]
     if variant != "mean":
         assert torch.equal(logits(edited), logits(reference))
     torch.testing.assert_close(logits(edited), logits(reference), rtol=1e-4, atol=1e-4)
-    assert "--layout stock --as llama\n" in (out / "README.md").read_text()
     for given in (None, source):
         verification = surgery.verify(out, source=given)
         assert verification.ok, verification.verdict
 
 
-@pytest.mark.parametrize("layout", ["stock", pytest.param("compact", marks=pytest.mark.slow)])
-def test_an_edited_mistral_is_saved_as_llama(
-    sources: dict[str, Path], tmp_path: Path, layout: str
-) -> None:
+def test_an_edited_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path) -> None:
     """Each edit of a chain is proved, repeated, and told, whichever of them changed the type."""
     first = surgery.export(sources["mistral"], "0", variant="zero", output=tmp_path / "1").output
-    options: dict[str, Any] = {"save_as": "llama", "layout": layout}
-    second = surgery.export(first, "1", output=tmp_path / "2", **options).output
+    second = surgery.export(first, "1", output=tmp_path / "2").output
     third = surgery.export(second, "2", output=tmp_path / "3").output
     for out, source in ((second, None), (second, first), (third, second)):
         verification = surgery.verify(out, source=source)
         assert verification.ok, verification.verdict
-    assert f"--layout {layout} --as llama\n" in (second / "README.md").read_text()
     edit_json(
         second / "surgery.json", lambda manifest: manifest["history"][-1].update(family="mistral")
     )
@@ -578,9 +571,7 @@ def test_an_edited_mistral_is_saved_as_llama(
 def test_a_window_that_bites_is_no_llama(tmp_path: Path) -> None:
     source = write_decoder(tmp_path / "source", "mistral", sliding_window=100)
     with pytest.raises(UnsupportedError, match="sliding_window: the model attends within a window"):
-        surgery.export(source, "1", output=tmp_path / "out", save_as="llama")
-    with pytest.raises(UnsupportedError, match="cannot be saved as phi"):
-        surgery.export(source, "1", output=tmp_path / "out", save_as="phi")
+        surgery.export(source, "1", output=tmp_path / "out", layout="stock")
 
 
 def test_groups_are_read_and_named() -> None:

@@ -191,12 +191,11 @@ def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
 
     hub = first(source={"model": "me/mistral", "commit": "c" * 40}, family="llama",
                 calibration=text | {"sources": [data]})  # fmt: skip
-    assert (hub["model"], hub["revision"], hub["save_as"]) == ("me/mistral", "c" * 40, "llama")
+    assert (hub["model"], hub["revision"]) == ("me/mistral", "c" * 40)
     assert hub["calibration"] == (data["name"],)
     own = first(source={"model": "lab:gpt-neo"}, family="gpt_neo",
                 calibration=text | {"sources": [lab]})  # fmt: skip
-    assert (own["revision"], own["save_as"], own["calibration"]) == (None, None, ())
-    assert first(family="llama", layout="compact")["save_as"] == "llama"
+    assert (own["revision"], own["calibration"]) == (None, ())
     assert first(max_shard_size=5000)["max_shard_size"] == 5000
     assert first()["max_shard_size"] is None
     healing = text | {"sources": [lab], "steps": 8, "rows": 1, "learning_rate": 0.1, "seed": 0}

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.jobs.stepping import OpenedStep, Output
 from evals.run.console import say
 from evals.run.groups import ON_DEVICE, Cut, Folders, Layout, Run
-from evals.run.request import Option, Request
+from evals.run.request import Request
 from surgery.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -27,19 +27,12 @@ class ExportRequest(Request):
     """Cut a model and save the checkpoint."""
 
     typed = (
-        "drop_attn plan variant calibration layout save_as revision output consume max_shard_size "
-        "device"
+        "drop_attn plan variant calibration layout revision output consume max_shard_size device"
     )
 
     folders: Folders
     cut: Cut = Cut()
     layout: Layout = "auto"
-    save_as: Annotated[
-        str | None,
-        "Save the result as another model type that has the same tensors and can hold the "
-        "edit: llama for a Mistral model without a sliding window.",
-        Option("output", "TYPE"),
-    ] = Field(default=None, serialization_alias="as")
     run: Annotated[Run, ON_DEVICE] = Run()
 
     @model_validator(mode="after")
@@ -97,9 +90,7 @@ def open_export(request: ExportRequest, *, dry_run: bool = False) -> OpenedExpor
     told: dict[str, Any] = {"variant": variant, "revision": folders.revision}
     told["check_default"] = None if dry_run else Output(folders).check
     try:
-        prepared = prepare(
-            folders.model, edit, layout=request.layout, save_as=request.save_as, **told
-        )
+        prepared = prepare(folders.model, edit, layout=request.layout, **told)
     except UnsupportedError:
         if folders.consume and (made := _find_consumed(request, edit, variant, text)) is not None:
             return made

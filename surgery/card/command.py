@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from surgery.families import SAVED_AS
 from surgery.hub.embedded import LAB_MODELS, LAB_TEXT, PREFIX, find_lab
 from surgery.record.manifest import (
     LENGTH,
@@ -80,8 +79,6 @@ def list_options(step: Step, lab: str | None = None) -> dict[str, Sequence[objec
             found["--suffix-length"] = [taught.suffix_length]
     if step.kind == "cut":
         found["--layout"] = [step.layout]
-        # no record tells whether the source had another type, and it changes nothing if not
-        found["--as"] = [step.family] if step.family in SAVED_AS else []
     found["--max-shard-size"] = [step.max_shard_size]
     return found
 

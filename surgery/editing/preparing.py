@@ -13,7 +13,7 @@ from surgery.checkpoint.content import FileState, read_states
 from surgery.checkpoint.source import SIDECARS, Checkpoint, read_config, read_sidecar
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
-from surgery.families import family_of
+from surgery.families import family_of, has_window
 from surgery.families.wrapped import settle_layout
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel, is_same
@@ -78,7 +78,6 @@ def prepare(
     layout: str = "auto",
     revision: str | None = None,
     name: str | None = None,
-    save_as: str | None = None,
     scrubbed: bool = True,
     check_default: Callable[[Path], object] | None = None,
 ) -> Prepared:
@@ -123,9 +122,25 @@ def prepare(
     if drop_attn is None:
         plan = make_empty_plan(inventory)
     else:
-        told: dict[str, Any] = {"layout": layout, "save_as": save_as, "scrubbed": scrubbed}
-        plan = make_plan(inventory, select(drop_attn, variant, config), earlier=heads, **told)
+        selection = select(drop_attn, variant, config)
+        told: dict[str, Any] = {"layout": layout, "earlier": heads, "scrubbed": scrubbed}
+        alike = _find_alike(config, selection, layout)
+        plan = make_plan(inventory, selection, save_as=alike, **told)
+        if alike and plan.layout.NAME != "stock":
+            plan = make_plan(inventory, selection, **told)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
+
+
+def _find_alike(config: dict[str, Any], selection: Selection, layout: str) -> str | None:
+    """The model type with the same tensors whose own class holds an edit that this one's does not:
+    Llama for Mistral without a sliding window. None if there is none, or none is needed."""
+    family = family_of(config)
+    is_needed = any(part.variant != "zero" for part in selection)
+    if not is_needed or not family.saved_as or layout == "compact":
+        return None
+    if config["model_type"] != family.model_type or (layout == "auto" and has_window(config)):
+        return None
+    return family.saved_as[0]
 
 
 def select(

@@ -12,7 +12,6 @@ from surgery.families.wrapped import WRAPPED
 
 __all__ = [
     "FAMILIES",
-    "SAVED_AS",
     "WRAPPED",
     "Dimensions",
     "Family",
@@ -21,6 +20,7 @@ __all__ = [
     "TensorRule",
     "config_saved_as",
     "family_of",
+    "has_window",
     "left_out",
 ]
 
@@ -32,8 +32,6 @@ FAMILIES: tuple[Family, ...] = (
     *linear.FAMILIES,
     *latent.FAMILIES,
 )
-SAVED_AS = frozenset(name for family in FAMILIES for name in family.saved_as)
-"""Model types that models of others can be saved as."""
 
 
 def config_saved_as(config: dict[str, Any], name: str | None) -> dict[str, Any]:
@@ -46,8 +44,8 @@ def config_saved_as(config: dict[str, Any], name: str | None) -> dict[str, Any]:
             f"a {family.title} model cannot be saved as {name}",
             expected=" or ".join(family.saved_as) or "no other model type",
         )
-    window = config.get(family.window, 0) if family.window else None  # 0: the library's default
-    if window is not None and not family.dimensions(config).max_positions <= window:
+    if has_window(config):
+        window = config.get(family.window)
         raise UnsupportedError(
             f"the model attends within a window, which {name} does not have",
             where=family.window,
@@ -58,6 +56,13 @@ def config_saved_as(config: dict[str, Any], name: str | None) -> dict[str, Any]:
     (other,) = (family for family in FAMILIES if family.model_type == name)
     kept = {key: value for key, value in config.items() if key != family.window}
     return {**kept, "model_type": name, "architectures": [other.architecture]}
+
+
+def has_window(config: Mapping[str, Any]) -> bool:
+    """Whether the model attends within a window that is shorter than its context."""
+    family = family_of(config)
+    window = config.get(family.window, 0) if family.window else None  # 0: the library's default
+    return window is not None and not family.dimensions(config).max_positions <= window
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -124,8 +124,6 @@ def _check_affine(block: Block, edit: BlockEdit) -> None:
     if not _can_rotate(block):
         lacks = "query and key biases" if family.rotary else "rotary positions"
         fix = _FIX if family.rotary else f"{_FIX} or mean"
-        for other in family.saved_as[:1]:
-            fix = f"save it as {other} (`save_as={other}`), or {_FIX}"
         raise UnsupportedError(
             f"{family.title} has no {lacks}, so its own architecture cannot make a token attend to "
             "itself alone",

@@ -66,8 +66,7 @@ def export(case: str, folder: Path) -> dict[str, Any]:
     kind, spec, variant, layout, *how = case.split()
     dtype, shards = [*how, "float32", "1"][:2] if len(how) != 1 else [*how, "1"]
     source = kind if kind in LABS else write_model(folder / "source", kind, dtype, int(shards))
-    alike = "llama" if kind == "mistral" and variant != "zero" else None
-    prepared = prepare(source, spec, variant=variant, layout=layout, save_as=alike)
+    prepared = prepare(source, spec, variant=variant, layout=layout)
     sizes = prepared.plan.inventory.dimensions
     fits = {
         block: random_fit(sizes.num_heads, sizes.head_size, sizes.d, block)
