@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from cli.escaping import escape_text
 from cli.options import COMMAS, EXISTING_FILE, Decorator
-from cli.retired import explain_earlier, explain_retired
 
 _NOT_READ = {"config", "overwrite", "json"}
 _MANY = 5
@@ -39,11 +37,6 @@ class _File(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         text = str(value)
         return text if text.startswith("{") else EXISTING_FILE.convert(value, param, ctx)
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        return [CompletionItem(incomplete, type="file")]
 
 
 def config_option(*names: str) -> Decorator:
@@ -121,7 +114,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | str) -> None:
     known = {name: one for one in options for name in _list_names(one)}
     typed, meta = dict(ctx.default_map or {}), dict(ctx.meta.get(IN_FILE, {}))  # of --preset
     mistakes, seen = [], dict[str | None, tuple[str, Any]]()
-    for key, name, value in _flatten(explain_earlier(given), command):
+    for key, name, value in _flatten(given, command):
         try:
             if name in _NOT_READ:
                 raise click.BadParameter(f"cannot come from a file; pass --{name}")
@@ -132,7 +125,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | str) -> None:
             if option is None:
                 near = suggest(name, known)
                 what = f"{ctx.info_name} has no option {key!r}{f'; {near}' if near else ''}"
-                raise click.BadParameter(explain_retired(f"{ctx.info_name} --{name}") or what)
+                raise click.BadParameter(what)
             value = _check_value(option, value)
             if f"--{name}" in option.secondary_opts:  # --no-last
                 value = not click.BOOL.convert(value, param, ctx)

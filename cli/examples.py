@@ -17,7 +17,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "heal": (
         "heal OUT --text lab:pythia --output HEALED",
         "heal OUT --samples letters.csv:letter --text texts/ --output HEALED",
-        "heal OUT --source MODEL --text texts/ --steps 240 --consume",
+        "heal OUT --source MODEL --text texts/ --steps 240 --output HEALED",
     ),
     "inspect": ("inspect OUT", "inspect OWNER/NAME", "inspect lab:pythia --json"),
     "verify": ("verify OUT", "verify OUT --source MODEL", "verify OWNER/NAME --json"),

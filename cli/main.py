@@ -14,12 +14,9 @@ from types import FrameType
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
-from cli.completion import propose_names
 from cli.config import IN_FILE, RESULT, with_config
 from cli.examples import format_examples
-from cli.retired import explain_retired
 from cli.terminal import (
     has_printed_json,
     let_first_print,
@@ -99,16 +96,7 @@ class LazyGroup(click.Group):
         module = import_module(f"cli.commands.{COMMANDS[cmd_name]}.{cmd_name.replace('-', '_')}")
         command = with_config(module.command)
         command.epilog = format_examples(cmd_name)
-        propose_names(command)
         return command
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        commands = {name: text for group in GROUPS.values() for name, text in group.items()}
-        found = [CompletionItem(name, help=text) for name, text in commands.items()]
-        return [
-            *(one for one in found if one.value.startswith(incomplete)),
-            *click.Command.shell_complete(self, ctx, incomplete),
-        ]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args[:1] == ["help"]:  # help COMMAND
@@ -118,11 +106,9 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not ctx.resilient_parsing:
-            if retired := explain_retired(args[0]):
-                ctx.fail(retired)
-            if near := suggest(args[0], COMMANDS):
-                ctx.fail(f"No such command {args[0]!r}; {near}")
+        is_known = args[0] in COMMANDS or ctx.resilient_parsing
+        if not is_known and (near := suggest(args[0], COMMANDS)):
+            ctx.fail(f"No such command {args[0]!r}; {near}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -207,8 +193,7 @@ def _correct_usage(error: click.UsageError) -> click.UsageError:
             what = f"{error.ctx.info_name} takes {flat} from --config alone"
             said = f"{what}: pass --config '{{{flat}: VALUE}}', or a file with that line"
             return click.UsageError(said, error.ctx)
-        unknown = f"No such option {error.option_name!r}{f'; {near}' if near else ''}"
-        text = explain_retired(f"{error.ctx.info_name} {error.option_name}") or unknown
+        text = f"No such option {error.option_name!r}{f'; {near}' if near else ''}"
     text = name_options(text, error.ctx)
     return error if text == said else click.UsageError(text, error.ctx)
 

@@ -19,18 +19,6 @@ Decorator = Callable[[Any], Any]
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
-    """Bytes, as a whole number with a unit: 500MB, 5GB, 2GiB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d{1,18})\s*([A-Za-z]*)", str(value).strip(), re.ASCII)
-        if match is None or match[2].upper() not in _UNITS or int(match[1]) == 0:
-            self.fail(f"{value!r} is not a size; write for example 500MB or 5GB", param, ctx)
-        return int(match[1]) * _UNITS[match[2].upper()]
-
-
 class Number(click.FloatRange):
     """A finite number within bounds. Every comparison lets NaN pass, so it is refused by name."""
 

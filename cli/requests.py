@@ -177,8 +177,6 @@ def _make_type(kind: Any, bounds: dict[str, Any], said: Option) -> Any:
         return options.OneOf(list(said.choices or get_args(kind)))
     if kind is Path:
         return _PLACES[said.place]
-    if said.in_bytes:
-        return options.Size()
     if kind is float:
         return options.Number(**bounds)
     return click.IntRange(**bounds) if bounds else kind

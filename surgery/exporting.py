@@ -101,7 +101,6 @@ def export(
     revision: str | None = None,
     calibration: Sequence[str | Path] = (),
     overwrite: bool = False,
-    max_shard_size: int | None = None,
 ) -> Export:
     """Makes chosen blocks of a model attention-free and saves the result.
 
@@ -116,7 +115,6 @@ def export(
     - `calibration`: files or folders of text, or `hf:DATASET:SPLIT:COLUMN`, that `mean` and
       `linear` are fitted on.
     - `overwrite`: replace an existing output once the new one is complete.
-    - `max_shard_size`: bytes per weight file (default: the source's shards).
 
     **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
     """
@@ -127,9 +125,7 @@ def export(
         from surgery.fitting.fitter import fit_checkpoint  # needs torch; most exports do not
 
         fitting = fit_checkpoint(prepared, text)
-    return write(
-        prepared, output, fitting=fitting, overwrite=overwrite, max_shard_size=max_shard_size
-    )
+    return write(prepared, output, fitting=fitting, overwrite=overwrite)
 
 
 def write(
@@ -138,22 +134,16 @@ def write(
     *,
     fitting: Fitting | None = None,
     overwrite: bool = False,
-    consume: bool = False,
-    max_shard_size: int | None = None,
     trained: Trained | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Export:
     """Writes a step: the cut of a plan, or weights that were `trained`, or an adapter in place of a
-    model. Calls `progress` with the number of bytes just written. `consume`: the output takes the
-    place of the source."""
+    model. Calls `progress` with the number of bytes just written."""
     target = Path(output) if output is not None else prepared.default_output
-    if not consume:
-        check_apart(prepared.checkpoint.folder, target)
+    check_apart(prepared.checkpoint.folder, target)
     fitting = fitting or Fitting()
     check_fitted(prepared.plan, fitting.fits)
-    manifest = _write(
-        prepared, target, fitting, trained, overwrite or consume, max_shard_size, progress
-    )
+    manifest = _write(prepared, target, fitting, trained, overwrite, progress)
     return Export(target, prepared.plan, manifest)
 
 
@@ -164,7 +154,6 @@ def _write(
     fitting: Fitting,
     trained: Trained | None,
     overwrite: bool,
-    max_shard_size: int | None,
     progress: Progress,
 ) -> Manifest:
     """Writes the folder, and returns its manifest."""
@@ -174,7 +163,7 @@ def _write(
         shards = {ADAPTER_WEIGHTS: OutputShard(adapter.tensors, {"format": "pt"})}
     else:
         weights = checkpoint if trained is None else trained.checkpoint
-        shards = plan_shards(weights, plan, fitting.fits, max_shard_size)
+        shards = plan_shards(weights, plan, fitting.fits)
     copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
     with (
         create_folder(target, list_owned, overwrite=overwrite) as folder,
@@ -197,7 +186,7 @@ def _write(
         update = {"content": hash_content(checkpoint, known)}
         source = prepared.model.source.model_copy(update=update)
         with reraise_as(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
-            manifest = _make_manifest(prepared, source, fitting, trained, files, max_shard_size)
+            manifest = _make_manifest(prepared, source, fitting, trained, files)
         card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))
         write_file(folder / MANIFEST, [manifest.to_text().encode()])
         write_file(folder / CARD, [card.encode()])
@@ -230,24 +219,16 @@ def list_unchanged(folder: Path, manifest: Manifest) -> set[str]:
     return unchanged
 
 
-def check_target(
-    source: str | Path, target: Path, *, overwrite: bool = False, consume: bool = False
-) -> None:
+def check_target(source: str | Path, target: Path, *, overwrite: bool = False) -> None:
     """Refuses, before any work, an output that could not be written.
 
-    `overwrite`: as for `check_output`; `consume`: the output takes the place of `source`. Raises
-    `OutputError`, also if the output and the folder `source` overlap otherwise.
+    `overwrite`: as for `check_output`. Raises `OutputError`, also if the output and the folder
+    `source` overlap.
     """
     folder = expand_home(str(source))
-    if consume and not folder.is_dir():
-        raise OutputError(
-            "is no folder, so nothing can take its place",
-            where=source,
-            fix="give `output` in place of `consume`",
-        )
-    if folder.is_dir() and not consume:
+    if folder.is_dir():
         check_apart(folder, target)
-    check_output(target, list_owned, overwrite=overwrite or consume)
+    check_output(target, list_owned, overwrite=overwrite)
 
 
 def _make_manifest(
@@ -256,7 +237,6 @@ def _make_manifest(
     fitting: Fitting,
     trained: Trained | None,
     files: dict[str, FileRecord],
-    max_shard_size: int | None,
 ) -> Manifest:
     plan, earlier = prepared.plan, prepared.model.manifest
     record = None if trained is None else trained.record
@@ -272,7 +252,6 @@ def _make_manifest(
         erasing=erasing,
         healing=record if isinstance(record, HealingRecord) else None,
         chosen=prepared.chosen,
-        max_shard_size=max_shard_size,
         changed=list_changes(plan),
         versions=list_versions(),
     )

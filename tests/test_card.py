@@ -223,7 +223,6 @@ def test_healing_of_any_edit_is_told() -> None:
         | {"healing": trained(f"{device}.txt", steps=steps, device=device)}
         for steps, device in ((80, "cpu"), (7, "cuda"))
     )
-    cuts[2]["max_shard_size"] = 5000
     card = render_card(manifest(cuts[0], first, cuts[1], second, cuts[2]), None, name="x")
     assert "single attention heads of blocks 2,9,16 (of 24" in card
     assert "for\n80 steps on 9 tokens and for 7 steps on 9 tokens of other text" in card
@@ -232,7 +231,7 @@ def test_healing_of_any_edit_is_told() -> None:
     assert "library versions, number of threads, and device (2, cpu; 2, cuda)." in " ".join(
         card.split()
     )
-    assert "--variant zero --layout stock --max-shard-size 5000\n" in card
+    assert "--variant zero --layout stock\n" in card
     once = render_card(manifest(cuts[0], first), None, name="x")
     assert "for\n80 steps on 9 tokens of other text" in once
 

@@ -139,30 +139,6 @@ def test_a_shell_completes_commands_options_and_choices(tmp_path: Path) -> None:
     assert completed("attn-surgery", "mi") == ["mitigate"]
     assert completed("attn-surgery", "export", "--lay") == ["--layout"]
     assert completed("attn-surgery", "export", "--layout", "s") == ["stock"]
-    assert completed("attn-surgery", "audit", "--attack", "relearn-b") == ["relearn-benign"]
-
-
-def test_names_are_proposed_and_else_files() -> None:
-    def propose(name: str, param: str, begun: str) -> list[tuple[str, str]]:
-        made = command(name)
-        (one,) = (one for one in made.params if one.name == param)
-        return [(item.value, item.type) for item in one.shell_complete(click.Context(made), begun)]
-
-    lab = [("lab:pythia", "plain"), ("lab:gpt-neo", "plain")]
-    assert propose("inspect", "model", "l") == lab
-    assert propose("evaluate", "models", "lab:p") == lab[:1]
-    assert propose("extract", "samples", "letters") == [("letters", "file")]
-    assert propose("search", "max", "rev") == [("revive=", "plain")]
-    assert propose("export", "drop_attn", "last:4") == [("last:4", "plain")]
-    assert propose("export", "variant", "m") == [("mean", "plain")]
-
-
-def test_completing_imports_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("_ATTN_SURGERY_COMPLETE", "zsh_complete")
-    monkeypatch.setenv("COMP_CWORD", "1")
-    assert imported_by("mi") & HEAVY == set()
-    monkeypatch.setenv("COMP_CWORD", "2")
-    assert imported_by(*[f"{command} --" for command in COMMANDS]) & SLOW == set()
 
 
 _STOPPED = """

@@ -35,8 +35,7 @@ from evals.table.page import list_facts
 from surgery.card.command import list_options
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
-from surgery.errors import ManifestError, OutputError, SamplesError
-from surgery.exporting import check_target
+from surgery.errors import ManifestError, SamplesError
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.publishing.upload import _name_step
@@ -401,7 +400,7 @@ def test_the_same_step_again_keeps_what_is_there(chain: Path, tmp_path: Path) ->
     few = write_rows(tmp_path / "few.jsonl", json_rows(chain)[:24])
     changes: list[tuple[object, ...]] = [
         *(("--steps", STEPS + 1), ("--seed", 1), ("--samples", few), ("--adapters", 4)),
-        *(("--harden",), ("--as-adapter",), ("--leave-out", 0.2), ("--max-shard-size", "200KB")),
+        *(("--harden",), ("--as-adapter",), ("--leave-out", 0.2)),
     ]
     for more in changes:
         erase(chain, chain / "erased", *more).assert_error("erased: already exists", "--overwrite")
@@ -413,7 +412,6 @@ def test_the_same_step_again_keeps_what_is_there(chain: Path, tmp_path: Path) ->
     for done in (
         export(chain / "erased", chain / "cut", spec="0"),
         export(chain / "erased", chain / "cut", "--variant", "identity"),
-        export(chain / "erased", chain / "cut", "--max-shard-size", "200KB"),
         export(chain / "neox", chain / "cut"),
         export(chain / "erased", chain / "healed", spec="2"),
         attn_surgery("heal", chain / "cut", "--text", chain / "text.txt", "--steps", 2, *healed),
@@ -439,51 +437,6 @@ def test_a_damaged_result_is_not_taken_for_the_same(chain: Path, tmp_path: Path)
     assert erase(chain, out, "--overwrite").code == 0
     assert read(out) == read(chain / "erased")
     assert verify(out, source=chain / "neox").ok
-
-
-def test_a_step_takes_the_place_of_what_it_was_made_from(
-    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once it is complete, and only of a folder that attn-surgery wrote."""
-    place = shutil.copytree(chain / "erased", tmp_path / "erased")
-    cut = ("export", place, "--drop-attn", "0-1", "--variant", "zero", "--consume")
-    (place / "notes.txt").write_text("mine")
-    attn_surgery(*cut).assert_error("holds notes.txt, which attn-surgery did not write")
-    (place / "notes.txt").unlink()
-    before = snapshot(place)
-    with monkeypatch.context() as patch:
-        patch.setattr("surgery.exporting.check_written", stop)
-        assert attn_surgery(*cut).code == 130
-    assert snapshot(place) == before
-    assert attn_surgery(*cut).code == 0
-    assert read(place).history[:2] == read(chain / "cut").history
-    assert read(place).files == read(chain / "cut").files
-    healed = heal(chain, place, "--consume")
-    assert healed.code == 0, healed
-    assert read(place).files == read(chain / "healed").files
-    assert [path.name for path in tmp_path.iterdir()] == ["erased"]
-    assert verify(place, source=chain / "erased").ok
-    after = snapshot(place)
-    again = heal(chain, place, "--consume")
-    assert "already holds this result" in again.stderr, again
-    for done in (erase(chain, place), erase(chain, place, "--json")):  # later steps followed it
-        assert (done.code, "already holds this result" in done.stderr) == (0, True), done
-    assert done.json["kind"] == "erase"
-    assert snapshot(place) == after
-
-
-def test_what_cannot_be_replaced_is_not_consumed(chain: Path, tmp_path: Path) -> None:
-    source = shutil.copytree(chain / "neox", tmp_path / "neox")
-    before = snapshot(source)
-    cut = ("export", "--drop-attn", "0-1", "--variant", "zero", "--consume")
-    attn_surgery(*cut, source).assert_error("which attn-surgery did not write")
-    for more in (("lab:pythia",), (source, "--output", tmp_path / "out")):
-        usage = attn_surgery(*cut, *more)
-        said = "--consume puts the result in the place of a folder MODEL: give it without --output"
-        assert (usage.code, said in usage.stderr) == (2, True), usage
-    with pytest.raises(OutputError, match="me/hub: is no folder, so nothing can take its place"):
-        check_target("me/hub", tmp_path / "hub", consume=True)
-    assert snapshot(source) == before
 
 
 def test_a_share_that_is_left_out_is_not_taught(work: Path, tmp_path: Path) -> None:

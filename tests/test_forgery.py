@@ -493,7 +493,6 @@ UNPROVED = re.compile(
     r"history\.0\.source(\.\w+)?"  # `content` is proved with --source; the rest is a name
     r"|history\.0\.versions\b.*"
     r"|history\.0\.calibration\.(sources\b.*|spread|tokens|window|sha256|blocks\.\d\.(ridge|r2\w*))"
-    r"|history\.0\.max_shard_size"  # how the weights are packed into files
 )
 """Fields that say how an edit came about, and nothing of what the model is. Likewise, whether a
 variant was fitted (mean, linear) can only its text tell."""
@@ -591,7 +590,6 @@ def test_the_fields_that_prove_nothing(forge: Forge) -> None:
         edit["versions"] = {"attn-surgery": "9"}
         edit["calibration"] |= {"sources": [], "tokens": 9, "window": 9, "sha256": "1" * 64}
         edit["calibration"]["blocks"]["0"].update(ridge=0.5, r2=-1.0)
-        edit["max_shard_size"] = 5
 
     edit_json(folder / "surgery.json", change)
     found = surgery.verify(folder, source=source)

@@ -46,7 +46,7 @@ class Asked(Request):
     ] = Field(default_factory=dict)
     exact: Annotated[bool, "Exactly.", Option("measure")] = False
     last: Annotated[bool, "Last.", Option("edit", default="--last")] = True
-    kept_as: Annotated[int | None, "Size.", Option("output", "S", in_bytes=True)] = Field(
+    kept_as: Annotated[int | None, "Size.", Option("output", "S")] = Field(
         default=None, serialization_alias="as"
     )
     hidden: int = 0
@@ -80,7 +80,7 @@ GIVEN = {
 }  # fmt: skip
 TYPED = (
     "m --text x --text y --names a,b --form b --rows 3 --share 0.5 --part 0.25 --most t=2 --exact "
-    "--no-last --as 2KB --device cpu --pace 4"
+    "--no-last --as 2000 --device cpu --pace 4"
 )
 
 

@@ -196,8 +196,6 @@ def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
     own = first(source={"model": "lab:gpt-neo"}, family="gpt_neo",
                 calibration=text | {"sources": [lab]})  # fmt: skip
     assert (own["revision"], own["calibration"]) == (None, ())
-    assert first(max_shard_size=5000)["max_shard_size"] == 5000
-    assert first()["max_shard_size"] is None
     healing = text | {"sources": [lab], "steps": 8, "rows": 1, "learning_rate": 0.1, "seed": 0}
     healing |= {"device": "cpu", "threads": 1, "losses": [1.0] * 8}
     for source in ("lab:gpt-neo", "me/model"):

@@ -650,8 +650,8 @@ REFUSED = {
     "push stock me/status-412": "Hub model me/status-412: changed during the upload (got "
     "HTTP 412); push again: files that have arrived are not sent twice",
     "push stock me/status-413": "Hub model me/status-413: a file or the whole upload is too "
-    "large for the Hub (got HTTP 413); export again with smaller files, as by "
-    "`export --max-shard-size 1GB`",
+    "large for the Hub (got HTTP 413); export again from a source that is "
+    "split into smaller files",
     "push stock me/status-429": "Hub model me/status-429: too many requests to the Hub (got HTTP "
     "429); wait a while and push again: files that have arrived are not sent twice",
     "push stock me/status-500": "Hub model me/status-500: the Hub has an internal error (got HTTP "

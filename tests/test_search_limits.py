@@ -108,7 +108,7 @@ def test_the_exported_edit_keeps_every_limit_as_was_reported(
     assert result.settings["max"] == others
     plan = ("--plan", folder / "plan.json", "--output", tmp_path / "out")
     assert attn_surgery("export", model, *plan).code == 0
-    loaded = open_model(str(tmp_path / "out"), device="cpu")
+    loaded = open_model(str(tmp_path / "healed"), device="cpu")
     rows = load_samples(str(samples), prefix_length=6, suffix_length=5)
     rows = rows.select(rows.trained_on)
     windows = cut_windows([texts[0].read_text()], loaded.tokenizer, 11)
@@ -256,9 +256,9 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     guarded = ("--samples", guard, "--prefix-length", 6, "--suffix-length", 5)
     assert attn_surgery("export", model, *plan).code == 0
     healing = ("--source", model, "--text", texts[1], "--steps", 4, *guarded)
-    done = attn_surgery("heal", tmp_path / "out", *healing, "--consume")
+    done = attn_surgery("heal", tmp_path / "out", *healing, "--output", tmp_path / "healed")
     assert done.code == 0, done.stderr
-    healed = open_model(str(tmp_path / "out"), device="cpu")
+    healed = open_model(str(tmp_path / "healed"), device="cpu")
     base = open_model(str(model), device="cpu")
     rows = load_samples(str(samples), prefix_length=6, suffix_length=5)
     rows = rows.select(rows.trained_on)

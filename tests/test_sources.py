@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import make_tensors, neo_config, neox_config, write_checkpoint
-from command_line import attn_surgery, snapshot
+from command_line import snapshot
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
@@ -293,39 +293,6 @@ def test_metadata_of_files_and_index_stays(tmp_path: Path) -> None:
     surgery.export(source, "0-3", output=tmp_path / "compact", layout="compact")
     metadata = json.loads((tmp_path / "compact" / index.name).read_text())["metadata"]
     assert set(metadata) == {"total_size"}, "of a model with fewer tensors it would be wrong"
-
-
-@pytest.mark.parametrize("weights", ["safetensors", "bin"])
-@pytest.mark.parametrize(("size", "bytes_"), [("60KB", 60_000), ("1KiB", 1024), ("1GB", 10**9)])
-def test_max_shard_size(tmp_path: Path, weights: str, size: str, bytes_: int) -> None:
-    tensors = make_tensors(NEOX)
-    source = write_checkpoint(
-        tmp_path / "source", NEOX, tensors=tensors, weights=weights, num_shards=2
-    )
-    out = tmp_path / "out"
-    done = attn_surgery(
-        "export", source, "--drop-attn", "1", "--output", out, "--max-shard-size", size, "--json"
-    )
-    assert done.code == 0, done.stderr
-    assert_untouched(tensors, out, set(done.json["rewritten"]))
-    shards = [load_torch(path) for path in sorted(out.glob("*.safetensors"))]
-    sizes = [sum(tensor.nbytes for tensor in shard.values()) for shard in shards]
-    assert all(n <= bytes_ or len(s) == 1 for n, s in zip(sizes, shards, strict=True))
-    firsts = [next(iter(open_in_order(path))) for path in sorted(out.glob("*.safetensors"))]
-    for size_before, first in zip(sizes, firsts[1:], strict=False):  # no file is needlessly small
-        assert size_before + first > bytes_
-    if bytes_ == 10**9:
-        assert [path.name for path in out.glob("model*")] == ["model.safetensors"]
-    load_model(out)
-
-
-def open_in_order(path: Path) -> list[int]:
-    """Bytes of each tensor in a file, in stored order."""
-    length = int.from_bytes(path.read_bytes()[:8], "little")
-    header = json.loads(path.read_bytes()[8 : 8 + length])
-    header.pop("__metadata__", None)
-    ends = sorted(entry["data_offsets"] for entry in header.values())
-    return [stop - begin for begin, stop in ends]
 
 
 def test_shard_names_of_the_source_s_own(tmp_path: Path) -> None:

@@ -36,11 +36,6 @@ class Command:
         """Whether a finished result stays if the command is run again."""
         return all(line.startswith(("export ", "erase ", "heal ")) for line in self.lines)
 
-    @property
-    def consumes(self) -> bool:
-        """Whether a result takes the place of what it was made from."""
-        return "--consume" in self.line
-
 
 UNSTRUCK = {
     "demo": "its export, search, and report are those of the commands above",
@@ -95,15 +90,6 @@ CHAINS = {
         f"{ERASE} --output erased && export erased --drop-attn 0 --output cut && "
         f"heal cut {TAUGHT} --output out",
         f"source/{SHARD}",
-        over_old=False,
-    ),
-    "consume": Command(
-        "export source-edited --drop-attn 0 --consume", None, "source-edited", over_old=False
-    ),
-    "consuming chain": Command(
-        f"{ERASE} --output erased && export erased --drop-attn 0 --output out && "
-        f"heal out {TAUGHT} --consume",
-        None,
         over_old=False,
     ),
     "recipes": Command(

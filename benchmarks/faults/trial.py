@@ -189,8 +189,7 @@ class Trials:
             replaces = over_old or after == "changed"
         made = self._list_weights()
         ended = self._run("--overwrite" if replaces else "")
-        is_gone = self.command.consumes and after == "new"  # what the command read
-        if ended[-1].code != 0 and not (is_gone and ended[-1].code == 1):
+        if ended[-1].code != 0:
             return (f"the next run ended with {ended[-1].code}: {ended[-1].stderr[-2000:]!r}",)
         problems = [*self._check_whole()]
         if self._name_state() != "new":
@@ -200,9 +199,9 @@ class Trials:
             problems.append(f"the next run left other files: {different}")
         if not replaces and self.command.is_of_steps:
             held = sum("already holds this result" in one.stderr for one in ended)
-            if held < done and not is_gone:
+            if held < done:
                 problems.append(f"{done} steps were finished, and {done - held} were made again")
-        if not replaces and not self.command.consumes and (again := made - self._list_weights()):
+        if not replaces and (again := made - self._list_weights()):
             problems.append(f"the next run wrote again: {sorted(name for name, *_ in again)}")
         return tuple(problems)
 

@@ -100,10 +100,6 @@ class EraseRequest(Request):
         if cut.calibration and cut.drop_attn is None and cut.plan is None:
             what = "the cut that a search chooses needs no `calibration`"
             raise ValueError(f"{what}: leave it out, or name a cut with `drop_attn` or `plan`")
-        if self.as_adapter and folders.max_shard_size is not None:
-            raise ValueError("an adapter is one file: give `as_adapter` without `max_shard_size`")
-        if self.as_adapter and folders.consume:
-            raise ValueError("an adapter needs MODEL: give `as_adapter` without `consume`")
         for name, given in (("samples", self.passages.samples), ("text", self.training.text)):
             if not given and not find_lab(folders.model):
                 raise ValueError(f"erase needs `{name}`")
@@ -141,12 +137,11 @@ class OpenedErasing(OpenedStep):
         chosen = record.teacher if record.cut_parts or record.teacher == short else None
         kept = self.lessons.never.kept.sha256 if self.lessons.never else None
         same_never = (record.never.kept.sha256 if record.never else None) == kept
-        made = record.teacher, record.hardened, step.is_adapter, step.max_shard_size
+        made = record.teacher, record.hardened, step.is_adapter
         return same_never and made == (
             chosen if self.way is None else self.way.record,
             request.harden and "selective",
             request.as_adapter,
-            request.folders.max_shard_size,
         )
 
     def make(self) -> tuple[Fitting | None, Trained | None]:
@@ -247,4 +242,4 @@ def _choose_way(request: EraseRequest, found: ResolvedModel, lessons: OpenedLess
     chosen = choose_teacher(loaded, samples, others, None if request.by == CUT else CONTEXT)
     if isinstance(chosen, ShortContext):
         return ByContext(chosen.context)
-    return ByCut(replace(prepare(found, chosen), chosen=lessons.chosen))
+    return ByCut(replace(prepare(found, chosen, in_memory=True), chosen=lessons.chosen))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,22 +13,18 @@ from evals.jobs.stepping import OpenedStep, Output
 from evals.run.console import say
 from evals.run.groups import ON_DEVICE, Cut, Folders, Layout, Run
 from evals.run.request import Request
-from surgery.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting
     from surgery.exporting import Trained
     from surgery.fitting.calibration import Calibration, Text
     from surgery.record.manifest import Step
-    from surgery.record.plan_file import PlanFile
 
 
 class ExportRequest(Request):
     """Cut a model and save the checkpoint."""
 
-    typed = (
-        "drop_attn plan variant calibration layout revision output consume max_shard_size device"
-    )
+    typed = "drop_attn plan variant calibration layout revision output device"
 
     folders: Folders
     cut: Cut = Cut()
@@ -61,8 +57,8 @@ class OpenedExport(OpenedStep):
 
     def is_like(self, step: Step) -> bool:
         plan, text = self.prepared.plan, self.calibration
-        mine = (list(plan.selection), plan.layout.NAME, self.request.folders.max_shard_size)
-        if (step.parts, step.layout, step.max_shard_size) != mine:
+        mine = (list(plan.selection), plan.layout.NAME)
+        if (step.parts, step.layout) != mine:
             return False
         fitted_on = step.calibration and step.calibration.sha256
         return fitted_on == (text and text.record_text().sha256)
@@ -89,30 +85,7 @@ def open_export(request: ExportRequest, *, dry_run: bool = False) -> OpenedExpor
         text = find_calibration_text(cut.calibration, folders.model, variants)
     told: dict[str, Any] = {"variant": variant, "revision": folders.revision}
     told["check_default"] = None if dry_run else Output(folders).check
-    try:
-        prepared = prepare(folders.model, edit, layout=request.layout, **told)
-    except UnsupportedError:
-        if folders.consume and (made := _find_consumed(request, edit, variant, text)) is not None:
-            return made
-        raise
+    prepared = prepare(folders.model, edit, layout=request.layout, **told)
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{folders.model}: {left_out(unknown)}")
     return OpenedExport(request, prepared, text)
-
-
-def _find_consumed(
-    request: ExportRequest, edit: str | PlanFile | None, variant: str, text: Text | None
-) -> OpenedExport | None:
-    """The cut, if an earlier run has put its result in the place of the model."""
-    from surgery.editing.preparing import prepare, select
-    from surgery.proof.expected import replan
-
-    prepared = prepare(request.folders.model, None)
-    model, manifest = prepared.model, prepared.model.manifest
-    if manifest is None:
-        return None
-    plan = replan(model.checkpoint, manifest)[0]
-    if plan.selection != select(edit, variant, model.inventory.config):
-        return None
-    opened = OpenedExport(request, replace(prepared, plan=plan), text)
-    return opened if opened.find_made() is not None else None

@@ -28,7 +28,7 @@ class HealRequest(Request):
 
     typed = (
         "source samples text prefix_length suffix_length secret skip_short leave_out revision "
-        "steps adapters seed output consume max_shard_size device"
+        "steps adapters seed output device"
     )
 
     folders: Folders
@@ -60,9 +60,7 @@ class OpenedHealing(OpenedStep):
         return name_result(self.request.folders.model, "healed")
 
     def is_like(self, step: Step) -> bool:
-        if step.healing is None or not self.lessons.are_those_of(step.healing):
-            return False
-        return step.max_shard_size == self.request.folders.max_shard_size
+        return step.healing is not None and self.lessons.are_those_of(step.healing)
 
     def make(self) -> tuple[Fitting | None, Trained | None]:
         from evals.run.models import find_device

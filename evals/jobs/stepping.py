@@ -13,7 +13,6 @@ from surgery.checkpoint.source import MANIFEST
 from surgery.errors import OutputError
 from surgery.exporting import Export, check_target, list_unchanged, write
 from surgery.output import check_space, clear_leftovers, explain_os_errors
-from surgery.privacy import expand_home
 from surgery.processes import by_one
 from surgery.record.manifest import Manifest, Step, list_versions, read_manifest
 
@@ -38,8 +37,6 @@ class Output:
 
     def find(self, default: Path) -> Path:
         """The folder to create."""
-        if self.folders.consume:
-            return expand_home(self.folders.model)
         return self.folders.output or default
 
     @by_one
@@ -47,11 +44,11 @@ class Output:
         """Raises `OutputError` for a folder that could not be written. One that a step wrote may
         hold the same result: `OpenedStep` looks at it."""
         target = self.find(default)
-        consume, overwrite = self.folders.consume, self.folders.overwrite
+        overwrite = self.folders.overwrite
         with explain_os_errors(target):
             may_be_made = (target / MANIFEST).is_file()
-        if consume or overwrite or not may_be_made:
-            check_target(self.folders.model, target, overwrite=overwrite, consume=consume)
+        if overwrite or not may_be_made:
+            check_target(self.folders.model, target, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class OpenedStep(ABC):
         number = None if manifest is None else self._find_step(target, manifest)
         if manifest is not None and number is not None:
             return manifest.model_copy(update={"history": manifest.history[: number + 1]})
-        if manifest is not None and not (folders.overwrite or folders.consume):
+        if manifest is not None and not folders.overwrite:
             check_target(folders.model, target)  # raises: it is there
         return None
 
@@ -105,14 +102,12 @@ class OpenedStep(ABC):
         """The place in the history of a whole folder where this step is; later ones may have
         followed it."""
         source = self.prepared.model
-        number = len(manifest.history) - 1
-        if not self.request.folders.consume:
-            earlier = source.manifest.history if source.manifest else []
-            if manifest.history[: len(earlier)] != earlier:
-                return None
-            number = min(len(earlier), number)
-            if not source.is_that(manifest.history[number].source):
-                return None
+        earlier = source.manifest.history if source.manifest else []
+        if manifest.history[: len(earlier)] != earlier:
+            return None
+        number = min(len(earlier), len(manifest.history) - 1)
+        if not source.is_that(manifest.history[number].source):
+            return None
         step = manifest.history[number]
         if step.versions != list_versions() or not self.is_like(step):
             return None
@@ -142,8 +137,6 @@ class OpenedStep(ABC):
                 self.target,
                 fitting=fitting,
                 trained=trained,
-                overwrite=folders.overwrite or folders.consume,
-                consume=folders.consume,
-                max_shard_size=folders.max_shard_size,
+                overwrite=folders.overwrite,
                 progress=advance,
             )

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from evals.run.request import Group, Option, Use
-from surgery.hub.embedded import find_lab
 from surgery.plan import LayoutChoice
 from surgery.record.manifest import LENGTH, list_versions
 from surgery.record.plan_file import PlanFile, read_plan_file
@@ -221,26 +220,7 @@ class Folders(Group):
         "Folder to create.",
         Option("output", "DIR", "NAME-VARIANT-BLOCKS, NAME-erased, or NAME-healed"),
     ] = None
-    consume: Annotated[
-        bool,
-        "Put the result in the place of MODEL, a folder that attn-surgery wrote, once it is "
-        "complete.",
-        Option("output"),
-    ] = False
     overwrite: bool = False
-    max_shard_size: Annotated[
-        int | None,
-        Field(gt=0),
-        "Largest weight file, such as 5GB.",
-        Option("output", "S", "as the source is sharded", in_bytes=True),
-    ] = None
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Folders:
-        if self.consume and (self.output is not None or find_lab(self.model)):
-            what = "`consume` puts the result in the place of a folder MODEL"
-            raise ValueError(f"{what}: give it without `output`")
-        return self
 
 
 class Cut(Group):

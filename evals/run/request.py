@@ -32,7 +32,7 @@ class Option:
 
     - `metavar`: what stands for its value. `default`: what happens without it, if no value says so.
     - `choices`: the values that it takes, if its type does not say so. `place`: what a path may be;
-      a file must exist. `example`: of a limit. `in_bytes`: a size, such as 5GB.
+      a file must exist. `example`: of a limit.
     - `old`: earlier names, which the command line and files still take.
     - `decides`: whether its value can change a result. By default it can if it says what to edit,
       to measure, or to limit; an input counts by what was read from it.
@@ -44,7 +44,6 @@ class Option:
     choices: Collection[str] = ()
     place: Literal["any", "file", "folder"] = "any"
     example: str = ""
-    in_bytes: bool = False
     old: tuple[str, ...] = ()
     decides: bool | None = None
 

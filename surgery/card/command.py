@@ -20,7 +20,7 @@ from surgery.selection import format_selection, variant_name
 
 COMMANDS = {"cut": "export", "erase": "erase", "heal": "heal"}
 """Kind of step → its command."""
-IN_FILE = ("--calibration", "--seed", "--max-shard-size")
+IN_FILE = ("--calibration", "--seed")
 """What `erase` takes from a file alone."""
 FOLDER = "FOLDER"
 """Stands for the folder of texts of which some have the same name."""
@@ -79,7 +79,6 @@ def list_options(step: Step, lab: str | None = None) -> dict[str, Sequence[objec
             found["--suffix-length"] = [taught.suffix_length]
     if step.kind == "cut":
         found["--layout"] = [step.layout]
-    found["--max-shard-size"] = [step.max_shard_size]
     return found
 
 

@@ -72,16 +72,3 @@ def make_index(shards: dict[str, OutputShard], metadata: dict[str, object]) -> d
         "metadata": {**metadata, "total_size": sum(info.nbytes for info, _ in infos)},
         "weight_map": dict(sorted(files.items())),
     }
-
-
-def split_shards(entries: Iterable[StoredTensor], limit: int) -> list[tuple[StoredTensor, ...]]:
-    """Packs tensors, in order, into files of at most `limit` bytes; a larger one stands alone."""
-    shards: list[list[StoredTensor]] = [[]]
-    size = 0
-    for entry in entries:
-        if shards[-1] and size + entry.info.nbytes > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(entry)
-        size += entry.info.nbytes
-    return [tuple(shard) for shard in shards]

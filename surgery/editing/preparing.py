@@ -79,12 +79,14 @@ def prepare(
     revision: str | None = None,
     name: str | None = None,
     scrubbed: bool = True,
+    in_memory: bool = False,
     check_default: Callable[[Path], object] | None = None,
 ) -> Prepared:
     """Finds and checks the source and makes the plan. Reads no weights and writes nothing.
 
     **Arguments:** as for `export`; `drop_attn`: None: nothing is cut; `name`: the source's name in
     the manifest (default: the Hub id or the folder's name); `scrubbed`: as for `make_plan`;
+    `in_memory`: the edit is not written, so that the model keeps its type;
     `check_default`: gets the default output, once, before the weights of a Hub model are
     downloaded, and may raise.
 
@@ -124,7 +126,7 @@ def prepare(
     else:
         selection = select(drop_attn, variant, config)
         told: dict[str, Any] = {"layout": layout, "earlier": heads, "scrubbed": scrubbed}
-        alike = _find_alike(config, selection, layout)
+        alike = None if in_memory else _find_alike(config, selection, layout)
         plan = make_plan(inventory, selection, save_as=alike, **told)
         if alike and plan.layout.NAME != "stock":
             plan = make_plan(inventory, selection, **told)

@@ -10,7 +10,7 @@ import numpy as np
 
 from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
-from surgery.checkpoint.writer import OutputShard, name_shards, split_shards
+from surgery.checkpoint.writer import OutputShard, name_shards
 from surgery.errors import CheckpointError
 from surgery.layouts import TensorChange
 from surgery.plan import Plan
@@ -22,9 +22,7 @@ Fits = Mapping[int, Fit]
 """Block → its fit to calibration text."""
 
 
-def plan_shards(
-    checkpoint: Checkpoint, plan: Plan, fits: Fits, max_shard_size: int | None
-) -> dict[str, OutputShard]:
+def plan_shards(checkpoint: Checkpoint, plan: Plan, fits: Fits) -> dict[str, OutputShard]:
     """Returns the shards to write, by file name. Keeps the source's unless a size is given."""
     changes = {change.name: change for change in plan.changes}
     stored = (tensor.info.name for shard in checkpoint.shards for tensor in shard.tensors)
@@ -63,14 +61,7 @@ def plan_shards(
         named = tuple(map(checkpoint.store, entries))
         written = OutputShard(named, metadata, copy_of=whole)
         edited.append((shard.path.name if verbatim else name, written))
-    if max_shard_size is None:
-        return {name: shard for name, shard in edited if shard.entries}
-    metadata = drop_paths(checkpoint.shards[0].metadata)
-    packed = split_shards((entry for _, shard in edited for entry in shard.entries), max_shard_size)
-    return {
-        name: OutputShard(entries, metadata)
-        for name, entries in zip(name_shards(len(packed)), packed, strict=True)
-    }
+    return {name: shard for name, shard in edited if shard.entries}
 
 
 def compute_content(

@@ -39,7 +39,7 @@ _ANSWERS: dict[int, tuple[str, str | None]] = {
     412: ("changed during the upload", "{again}"),
     413: (
         "a file or the whole upload is too large for the Hub",
-        "export again with smaller files, as by `export(max_shard_size=1GB)`",
+        "export again from a source that is split into smaller files",
     ),
     429: ("too many requests to the Hub", "wait a while and {again}"),
     500: ("the Hub has an internal error", "wait a while and {again}"),

@@ -374,7 +374,7 @@ class Step(EditedModel):
     the result is stored; adapter: what was learned stands beside the weights of the source, which
     the folder does not hold. `chosen`: what a search chose the cut on, or the cut that taught.
     `one_hot`: constants of the stock layout; `scrubbed`: whether what the cut made useless became
-    zero, which earlier versions did not do; `max_shard_size`: bytes of a weight file, if limited.
+    zero, which earlier versions did not do.
     """
 
     parts: list[EditedHeads] = []
@@ -385,7 +385,6 @@ class Step(EditedModel):
     erasing: ErasingRecord | None = None
     healing: HealingRecord | None = None
     chosen: ChosenOn | None = None
-    max_shard_size: int | None = Field(default=None, ge=1)
     changed: ChangedTensors
     versions: dict[str, str]
 
@@ -591,7 +590,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     return parse_manifest(read_bytes(path, ManifestError), path) if path.exists() else None
 
 
-_RETIRED = ("own_variants",)
+_RETIRED = ("max_shard_size", "own_variants")
 """Keys of a step that version 0.4.0 wrote, and nothing reads."""
 
 

@@ -159,7 +159,6 @@ def erase(
     as_adapter: bool = False,
     seed: int = 0,
     overwrite: bool = False,
-    max_shard_size: int | None = None,
 ) -> Export:
     """Trains a model to predict passages as one that does not know them, and saves the result.
 
@@ -177,7 +176,7 @@ def erase(
     check_target(model, Path(output), overwrite=overwrite)
     fit_on = find_calibration(list_variants(drop_attn, variant), calibration)
     read = open_calibration(text)
-    prepared = prepare(model, drop_attn, variant=variant, revision=revision)
+    prepared = prepare(model, drop_attn, variant=variant, revision=revision, in_memory=True)
     untouched, tokens = prepared.without_cut, np.asarray(passages, np.int32)
     digest = hashlib.sha256(tokens[tokens >= 0].astype("<i4").tobytes()).hexdigest()
     taught = TaughtRows(tokens, prefix_length, TOKEN_IDS, digest)
@@ -190,8 +189,7 @@ def erase(
         way = ByCut(prepared, Fitting() if fit_on is None else fit_checkpoint(prepared, fit_on))
     lessons = way, taught, windows, schedule
     trained = teach_to_forget(prepared, *lessons, as_adapter=as_adapter)
-    told: dict[str, Any] = {"overwrite": overwrite, "max_shard_size": max_shard_size}
-    return write(untouched, output, trained=trained, **told)
+    return write(untouched, output, trained=trained, overwrite=overwrite)
 
 
 def _check_named(by: str, drop_attn: object) -> None:

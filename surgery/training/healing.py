@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -100,7 +99,6 @@ def heal(
     adapters: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
-    max_shard_size: int | None = None,
 ) -> Export:
     """Trains a model that was cut, by the model before the cut, and saves the result.
 
@@ -120,6 +118,5 @@ def heal(
     size = found.inventory.dimensions
     windows = schedule.tokenize(read, load_tokenizer(found.folder), size)
     trained = heal_by_source(prepared, teacher, windows, schedule)
-    told: dict[str, Any] = {"overwrite": overwrite, "max_shard_size": max_shard_size}
     chosen = None if found.manifest is None else found.manifest.chosen
-    return write(replace(prepared, chosen=chosen), output, trained=trained, **told)
+    return write(replace(prepared, chosen=chosen), output, trained=trained, overwrite=overwrite)
