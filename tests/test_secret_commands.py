@@ -57,14 +57,14 @@ def test_init_places_the_window_and_shows_where(tmp_path: Path) -> None:
     call = ("init", "model", "--heldout", "heldout.txt", "--output", tmp_path / "job.yaml")
     found = attn_surgery(*call, "--samples", "marked.jsonl")
     assert found.code == 0, found.stderr
-    assert "with 20 tokens of prefix and their secrets as suffixes, of " in found.stdout
+    assert "with all tokens before their secrets and these as suffixes, of " in found.stdout
     begin = TEXTS[0].index(NUMBERS[0])
-    placed = rf"c0: prefix of 20 tokens, characters \d+ to ({begin - 1}|{begin}); suffix of \d"
+    placed = rf"c0: prefix of \d+ tokens, characters 0 to ({begin - 1}|{begin}); suffix of \d"
     assert re.search(placed, found.stdout), found.stdout
     assert "which a model is given" not in found.stderr
     assert_silent(found.stdout, found.stderr, tmp_path / "job.yaml")
     job = yaml.safe_load((tmp_path / "job.yaml").read_text())
-    assert job["prefix-length"] == 20
+    assert "prefix-length" not in job
     assert "suffix-length" not in job
     assert "secret" not in job
 
@@ -159,7 +159,7 @@ def test_a_column_and_an_expression_test_the_same(tmp_path: Path) -> None:
     assert first["suffix"].strip() == NUMBERS[0]
     assert NUMBERS[0] not in first["prefix"]
     table = extract("--samples", "marked.jsonl", "--prefix-length", "8").stdout
-    assert "8 tokens of prefix, secrets of up to" in table
+    assert "up to 8 tokens of prefix, secrets of up to" in table
 
 
 def test_a_wrong_expression_is_one_line() -> None:
@@ -184,7 +184,7 @@ def test_results_hold_no_secret(tmp_path: Path) -> None:
     assert {"report.json", "report.html"} <= {path.name for path in files}
     assert_silent(found.stdout, found.stderr, *files)
     page = (tmp_path / "OUT" / "report.html").read_text()
-    assert "the secret that a passage holds" in page
+    assert "all that stands before the secret in a passage" in page
 
 
 @pytest.mark.slow

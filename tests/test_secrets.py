@@ -150,7 +150,7 @@ GOOD = {"id": "good", "text": "the quick brown fox has 17, and more", "secret": 
     [
         ({"secret": None}, {}, "it has no secret"),
         ({"secret": ""}, {}, "it has no secret"),
-        ({"text": "a 17", "secret": "17"}, {}, "it has fewer than 4 tokens before its secret"),
+        ({"text": "17, and", "secret": "17"}, {}, "nothing stands before its secret"),
         ({"secret": "has 17, and"}, {"suffix_length": 3}, "more than 3 tokens"),
     ],
 )

@@ -24,7 +24,7 @@ from surgery.errors import MeasurementError, UnsupportedError
 from surgery.record.manifest import ShortContext
 from surgery.selection import EditedHeads, Selection, format_selection, variant_name
 from surgery.training.distillation import TaughtRows, count_recited
-from surgery.training.losses import make_logits, to_tokens
+from surgery.training.losses import read_logits
 from surgery.training.ways.context import ByContext
 
 MOST = 0.01
@@ -146,8 +146,7 @@ def _see_little(model: Any, samples: Samples, context: int) -> Evidence:
     with torch.inference_mode(), ByContext(context).open(model) as loss:
         for begin in range(0, len(samples), ROWS):
             rows = samples.tokens[begin : begin + ROWS]
-            ids = to_tokens(np.maximum(rows, 0), model)[:, :-1]
-            made = make_logits(loss.teacher, ids, samples.suffix_length).argmax(-1).cpu().numpy()
+            made = read_logits(loss.teacher, rows, samples.prefix_length).argmax(-1).cpu().numpy()
             true = rows[:, samples.prefix_length :]
             right.append((made == true) | (true < 0))
     none = np.zeros(len(samples))

@@ -21,13 +21,15 @@ TORN = "prefix and suffix tokenize differently where they meet"
 
 class CutPassages(NamedTuple):
     """Rows that can be used, int32 [M, prefix + suffix]; their numbers in the table; the tokens
-    that each passage has after them; and notes about these rows and those left out.
+    that each passage has after them; notes about these rows and those left out; and the length of
+    the longest prefix.
     """
 
     rows: Tokens
     numbers: list[int]
     rest: list[Tokens]
     notes: list[RowNote]
+    prefix: int
 
 
 def cut_passages(
@@ -79,7 +81,7 @@ def cut_passages(
     if not rows:
         fix = "a shorter `prefix_length` or `suffix_length` may help"
         raise SamplesError("no row can be used", where=table.where, got=notes[0].reason, fix=fix)
-    return CutPassages(stack_rows(table, rows, kept), kept, rest, notes)
+    return CutPassages(stack_rows(table, rows, kept), kept, rest, notes, prefix)
 
 
 def _refuse_short(
@@ -182,10 +184,13 @@ def _is_stable(row: Tokens, whole: Tokens, tokenizer: Any, opening: Tokens) -> b
     return np.array_equal(tokenize(tokenizer, text), own)
 
 
-def stack_rows(table: PassageTable, rows: list[Any], numbers: list[int]) -> Tokens:
+def stack_rows(
+    table: PassageTable, rows: list[Any], numbers: list[int], begins: list[int] | None = None
+) -> Tokens:
     """One array of rows, int32 [M, T], with `NOTHING` after the end of the shorter ones.
 
-    `numbers`: theirs in the table. Raises `SamplesError` for what is no token id.
+    `begins`: how many `NOTHING` stand before each row. `numbers`: theirs in the table. Raises
+    `SamplesError` for what is no token id.
     """
     every = np.concatenate(rows)
     least, most = int(np.min(every)), int(np.max(every))
@@ -193,7 +198,9 @@ def stack_rows(table: PassageTable, rows: list[Any], numbers: list[int]) -> Toke
         got = least if least < 0 else most
         at = next(at for at, row in zip(numbers, rows, strict=True) if (row == got).any())
         raise SamplesError(f"not a token id in {table.name_row(at)}", where=table.where, got=got)
-    lengths = np.asarray([len(row) for row in rows], dtype=np.int64)
-    stacked: Tokens = np.full((len(rows), int(np.max(lengths))), NOTHING, dtype=np.int32)
-    stacked[np.arange(stacked.shape[1]) < lengths[:, None]] = every
+    first = np.asarray(begins or [0] * len(rows), dtype=np.int64)
+    end = first + np.asarray([len(row) for row in rows], dtype=np.int64)
+    stacked: Tokens = np.full((len(rows), int(np.max(end))), NOTHING, dtype=np.int32)
+    places = np.arange(stacked.shape[1])
+    stacked[(first[:, None] <= places) & (places < end[:, None])] = every
     return stacked

@@ -139,12 +139,12 @@ def tokenize_passages(passages: PassageSource, tokenizer: Any) -> Samples:
 
 def warn_of_bare_rows(passages: PassageSource, samples: Samples, tokenizer: Any) -> None:
     """Says how many rows of token ids lack the special tokens that the tokenizer puts first."""
-    from surgery.reading.corpus import find_opening
+    from surgery.reading.corpus import close_up, find_opening
 
     if passages.ready is None or tokenizer is None:
         return
     opening = find_opening(tokenizer)
-    begins = samples.tokens[:, : len(opening)] == opening
+    begins = close_up(samples.tokens)[:, : len(opening)] == opening
     bare = len(samples) - int(begins.all(axis=1).sum())
     if bare:
         say(

@@ -42,12 +42,12 @@ class PassageSource:
     share that is not listed. `chosen`: of those listed, take only the half that this search chose
     on, if it chose on any of them. `ready`: the samples, if they hold token ids. `secret`: the
     regular expression of what must not come out, in place of a column. Where secrets are marked,
-    `suffix` is that of the longest to test, None for any.
+    both lengths are those of the longest to test, None for any.
     """
 
     source: str
     table: PassageTable
-    prefix: int
+    prefix: int | None
     suffix: int | None
     skip_short: bool = False
     leave_out: float | None = None
@@ -91,7 +91,7 @@ class PassageSource:
         samples = merge_equal_rows(
             Samples(
                 tokens=cut.rows,
-                prefix_length=self.prefix,
+                prefix_length=cut.prefix,
                 ids=tuple(table.ids[at] for at in kept),
                 source=make_public_name(self.source),
                 counts=counts,
@@ -108,8 +108,8 @@ class PassageSource:
         return samples if self.chosen is None else take_half(samples, self.chosen)
 
     def _cut(self, tokenizer: Any) -> CutPassages:
-        if self.suffix is not None and not self.marks_secrets:
-            lengths = self.prefix, self.suffix
+        if not self.marks_secrets:
+            lengths = self.prefix or LENGTH, self.suffix or LENGTH
             return cut_passages(self.table, tokenizer, *lengths, skip_short=self.skip_short)
         pattern = compile_secret(self.secret)
         asked = self.prefix, self.suffix, pattern
@@ -153,11 +153,11 @@ def open_samples(
         table = replace(table, labels=Labels(id=table.labels.id))
     own_prefix, own_suffix = table.shape or (LENGTH, LENGTH)
     if secret is None and table.secrets is None:
-        suffix_length = suffix_length or own_suffix
+        prefix_length, suffix_length = prefix_length or own_prefix, suffix_length or own_suffix
     passages = PassageSource(
         source,
         table,
-        prefix_length or own_prefix,
+        prefix_length,
         suffix_length,
         skip_short=skip_short,
         leave_out=leave_out,
@@ -184,7 +184,8 @@ def load_samples(
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
     - `skip_short`: leave out rows that are too short, in place of raising.
     - `secret`: a regular expression of what must not come out, in place of a column `secret`. Where
-      either marks secrets, each suffix is one, and `suffix_length` is that of the longest to test.
+      either marks secrets, each suffix is one, after all that stands before it in its passage; the
+      lengths are then those of the longest to test.
 
     A whole row is cut to its first tokens, a pair to those beside its seam. A prefix of text begins
     with the special tokens that the tokenizer puts before text, such as <bos>; token ids stay as

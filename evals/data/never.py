@@ -22,7 +22,7 @@ def split_never(never: PassageSource, passages: Samples, tokenizer: Any) -> tupl
     """The records whose predictions training keeps, and those that test. Raises `SamplesError` for
     too few, for some that are among the `passages`, and for prefixes of another length."""
     found = never.tokenize(tokenizer)
-    if found.prefix_length != passages.prefix_length:
+    if found.prefix_length != passages.prefix_length and not passages.secrets:
         raise SamplesError(
             "the records of `never` have prefixes of another length than the passages",
             where=found.source,
@@ -49,11 +49,14 @@ def split_never(never: PassageSource, passages: Samples, tokenizer: Any) -> tupl
 
 def add_never(passages: Samples, tested: Samples) -> Samples:
     """The passages, and the records that test as some that no model was trained on."""
-    width = max(passages.tokens.shape[1], tested.tokens.shape[1])
+    both = passages, tested
+    prefix, suffix = (
+        max(getattr(one, f"{part}_length") for one in both) for part in ("prefix", "suffix")
+    )
 
-    def widen(tokens: Tokens) -> Tokens:
-        more = (0, 0), (0, width - tokens.shape[1])
-        return np.pad(tokens, more, constant_values=NOTHING)
+    def widen(some: Samples) -> Tokens:
+        more = (0, 0), (prefix - some.prefix_length, suffix - some.suffix_length)
+        return np.pad(some.tokens, more, constant_values=NOTHING)
 
     none, after = np.empty(0, dtype=np.int32), passages.after
     if after is not None:
@@ -63,7 +66,8 @@ def add_never(passages: Samples, tested: Samples) -> Samples:
         counts = np.concatenate([counts, np.zeros(len(tested), dtype=np.int64)])
     return replace(
         passages,
-        tokens=np.concatenate([widen(passages.tokens), widen(tested.tokens)]),
+        tokens=np.concatenate([widen(passages), widen(tested)]),
+        prefix_length=prefix,
         ids=(*passages.ids, *(f"never:{name}" for name in tested.ids)),
         counts=counts,
         members=np.concatenate([passages.trained_on, np.zeros(len(tested), dtype=np.bool_)]),

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.data.samples import RowNote, Samples, Tokens, measure_lengths
+from surgery.reading.corpus import close_up
 
 Flags = npt.NDArray[np.bool_]
 
@@ -73,7 +74,7 @@ def find_overlaps(tokens: Tokens, others: Tokens) -> Flags:
     every row, such as <bos>, hide no overlap behind them.
     """
     found = np.zeros(len(tokens), dtype=np.bool_)
-    every = np.concatenate([tokens, others])
+    every = close_up(np.concatenate([tokens, others]))
     for opening in _find_openings(every):
         for dropped, parts in enumerate(_hash_parts(every[:, opening:])):
             (begins, begin), (ends, end) = (np.split(part, [len(tokens)]) for part in parts)
@@ -90,7 +91,7 @@ def group_overlaps(tokens: Tokens) -> npt.NDArray[np.int64]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    links = [np.empty((2, 0), dtype=np.int64)]
+    links, tokens = [np.empty((2, 0), dtype=np.int64)], close_up(tokens)
     for opening in _find_openings(tokens):
         for dropped, (begins, ends) in enumerate(_hash_parts(tokens[:, opening:])):
             links += [_link(begins, ends), _link(ends, begins)]

@@ -1,7 +1,7 @@
 """The passages of every measurement: N rows, each a prefix and a suffix.
 
-All rows have a prefix of the same length. Suffixes are as long as each other, unless they are
-secrets that a user marked: those differ in length, and a row holds `NOTHING` after its own.
+Prefixes are as long as each other, and so are suffixes, unless these are secrets that a user
+marked: then both differ in length, and `NOTHING` stands before a prefix and after a suffix.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class RowNote:
 class Samples:
     """Passages to test.
 
-    - `tokens`: int32 [N, prefix_length + suffix_length], N >= 1. A row that is shorter ends with
-      `NOTHING`; each has at least one token of suffix.
-    - `prefix_length`: how many tokens of each row the model is given, at least 1.
+    - `tokens`: int32 [N, prefix_length + suffix_length], N >= 1. `NOTHING` stands before a shorter
+      prefix, and after a shorter suffix; each has at least one token of both.
+    - `prefix_length`: how many tokens of a row the model is given at most, at least 1.
     - `ids`: one name per row, all different.
     - `counts`: int64 [N], how often the passage occurs in the training text, if known.
     - `members`: bool [N], whether it occurs there at all, if known.
@@ -77,6 +77,11 @@ class Samples:
     def suffixes(self) -> Tokens:
         """int32 [N, suffix_length]"""
         return self.tokens[:, self.prefix_length :]
+
+    @property
+    def prefix_rows(self) -> list[Tokens]:
+        """The tokens of each prefix, as many as it has."""
+        return [take_tokens(row) for row in self.prefixes]
 
     @property
     def suffix_rows(self) -> list[list[int]]:
@@ -173,8 +178,9 @@ def describe_samples(samples: Samples) -> dict[str, Any]:
 
 def say_lengths(prefix: int, suffix: int, secrets: bool) -> str:
     """How people read the lengths of `Samples`, in tokens."""
-    what = f"secrets of up to {suffix} tokens as suffixes" if secrets else f"{suffix} of suffix"
-    return f"{prefix} tokens of prefix, {what}"
+    if secrets:
+        return f"up to {prefix} tokens of prefix, secrets of up to {suffix} tokens as suffixes"
+    return f"{prefix} tokens of prefix, {suffix} of suffix"
 
 
 def count_longer(samples: Samples) -> dict[str, int]:

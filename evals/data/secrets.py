@@ -2,24 +2,26 @@
 
 A secret is a part of its passage, by a column `secret` or by a regular expression. The suffix
 begins with the token in which it begins, and ends with the token in which it ends. The prefix is
-the tokens before it.
+all tokens before it, as whoever asks for it may have the whole passage up to there.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from evals.data.cutting import SHORT, CutPassages, check_kind, stack_rows
+from evals.data.cutting import CutPassages, check_kind, stack_rows
 from evals.data.samples import RowNote, Tokens
 from evals.data.tables import PassageTable
 from surgery.errors import SamplesError
 from surgery.reading.corpus import find_opening, leave_room
 
 MISSING = "it has no secret"
+BARE = "nothing stands before its secret"
 LONG = "its secret has more than"
 SEVERAL = "`secret` matches more than once in it, and only the first match is tested"
 SHOWN = "text that occurs in the passage, or [start, end]: its first character and the one after it"
@@ -126,41 +128,52 @@ def _find_tokens(tokenizer: Any, text: str, span: tuple[int, int]) -> tuple[Toke
 def cut_secrets(
     table: PassageTable,
     tokenizer: Any,
-    prefix: int,
+    prefix: int | None,
     longest: int | None,
     pattern: re.Pattern[str] | None,
     *,
     skip_short: bool = False,
 ) -> CutPassages:
-    """Cuts passages to their secrets and the `prefix` tokens before these.
+    """Cuts passages to their secrets and all that stands before these.
 
-    A prefix of text begins with the tokenizer's opening tokens, which count. `longest`: tokens of
-    a secret, at most. `pattern`: as for `find_secrets`, which also says what is raised.
-    Raises `SamplesError` for rows without a secret, with too few tokens before it, or a longer one,
+    A prefix of text begins with the tokenizer's opening tokens, which count. `prefix`: tokens
+    before a secret, at most; None: as many as the model's context holds. `longest`: tokens of a
+    secret, at most. `pattern`: as for `find_secrets`, which also says what is raised.
+    Raises `SamplesError` for rows without a secret, with nothing before it, or a longer one,
     unless `skip_short`: the notes then leave them out.
     """
     is_text = check_kind(table, tokenizer)
     opening = find_opening(tokenizer) if is_text else np.empty(0, dtype=np.int32)
-    room = leave_room(opening, prefix)
-    rows, kept, notes = [], [], []
+    usable, kept, notes = list[Marked](), [], []
     bad: list[tuple[int, str]] = []
     for at, found in enumerate(find_secrets(table, tokenizer, pattern)):
         if found is None or found.first == found.last:
             bad.append((at, MISSING))
-        elif found.first < room:
-            bad.append((at, f"{SHORT} {prefix} tokens before its secret"))
+        elif not (found.first or len(opening)):
+            bad.append((at, BARE))
         elif longest is not None and found.last - found.first > longest:
             bad.append((at, f"{LONG} {longest} tokens"))
         else:
-            rows.append(np.concatenate([opening, found.tokens[found.first - room : found.last]]))
+            usable.append(found)
             kept.append(at)
             if found.several:
                 notes.append(RowNote(table.ids[at], SEVERAL, kept=True))
-    if bad and not (rows and skip_short):
+    if bad and not (usable and skip_short):
         raise _refuse(table, bad, skip_short)
     notes += [RowNote(table.ids[at], reason, kept=False) for at, reason in bad]
     nothing = [np.empty(0, dtype=np.int32)] * len(kept)
-    return CutPassages(stack_rows(table, rows, kept), kept, nothing, notes)
+    if prefix is None:
+        context = getattr(tokenizer, "model_max_length", None) or sys.maxsize
+        prefix = max(1, context - max(one.last - one.first for one in usable))
+    room = leave_room(opening, prefix)
+    begins = [max(0, one.first - room) for one in usable]
+    sizes = [len(opening) + one.first - first for one, first in zip(usable, begins, strict=True)]
+    rows = [
+        np.concatenate([opening, one.tokens[first : one.last]])
+        for one, first in zip(usable, begins, strict=True)
+    ]
+    stacked = stack_rows(table, rows, kept, [max(sizes) - size for size in sizes])
+    return CutPassages(stacked, kept, nothing, notes, max(sizes))
 
 
 def _refuse(table: PassageTable, bad: list[tuple[int, str]], skip_short: bool) -> SamplesError:
@@ -168,7 +181,7 @@ def _refuse(table: PassageTable, bad: list[tuple[int, str]], skip_short: bool) -
     (at, reason), number = bad[0], len(bad)
     fixes = {
         MISSING: "mark it with a column secret, or with `secret`",
-        SHORT: "choose a smaller `prefix_length`",
+        BARE: "give what stands before it in its passage",
         LONG: "choose a larger `suffix_length`",
     }
     fix = next(fix for begin, fix in fixes.items() if reason.startswith(begin))

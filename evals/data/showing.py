@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from itertools import islice, repeat
 from typing import Any
 
+import numpy as np
+
 from evals.data.loading import PassageSource
-from evals.data.samples import Samples
+from evals.data.samples import Samples, measure_lengths
 from evals.data.secrets import compile_secret, find_secrets
 from surgery.reading.corpus import find_opening, tokenize
 
@@ -30,18 +32,19 @@ def locate_cuts(
     if passages.is_text and not tokenizer.is_fast:
         return
     opening = len(find_opening(tokenizer)) if passages.is_text else 0
-    room, lengths = samples.prefix_length - opening, samples.suffix_rows
-    kept = {name: len(suffix) for name, suffix in zip(samples.ids, lengths, strict=True)}
+    lengths = measure_lengths(samples.prefixes) - opening, measure_lengths(samples.suffixes)
+    kept = dict(zip(samples.ids, np.stack(lengths, axis=1).tolist(), strict=True))
     secrets: Any = repeat(None)
     if passages.marks_secrets:
         secrets = find_secrets(passages.table, tokenizer, compile_secret(passages.secret))
     for name, parts, secret in zip(passages.table.ids, passages.table.rows, secrets, strict=False):
         if name not in kept:
             continue
+        room, size = kept[name]
         seam = room if secret is None else secret.first
         if secret is None and len(parts) > 1:
             seam = len(tokenize(tokenizer, parts[0]) if passages.is_text else parts[0])
-        first, last = seam - room, seam + kept[name]
+        first, last = seam - room, seam + size
         if not passages.is_text:
             yield name, parts, (first, seam, last)
             continue
@@ -55,7 +58,8 @@ def show_cuts(
     passages: PassageSource, samples: Samples, tokenizer: Any, *, text: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Where the first passages are cut, as plain JSON values. `text`: with what stands there."""
-    sizes = {name: len(row) for name, row in zip(samples.ids, samples.suffix_rows, strict=True)}
+    lengths = measure_lengths(samples.prefixes), measure_lengths(samples.suffixes)
+    sizes = dict(zip(samples.ids, np.stack(lengths, axis=1).tolist(), strict=True))
     cuts = locate_cuts(passages, samples, tokenizer)
     for name, passage, (begin, seam, end) in islice(cuts, SHOWN):
         shown: dict[str, Any] = {
@@ -63,7 +67,7 @@ def show_cuts(
             "unit": "characters" if passages.is_text else "tokens",
             "prefix": [begin, seam],
             "suffix": [seam, end],
-            "tokens": [samples.prefix_length, sizes[name]],
+            "tokens": sizes[name],
         }
         if text and passages.is_text:
             shown["text"] = [passage[begin:seam], passage[seam:end]]

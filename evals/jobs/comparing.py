@@ -178,7 +178,7 @@ def compare_passages(
     for at in np.argsort(-changes, kind="stable")[: request.rows]:
         row: dict[str, Any] = {"outputs": [{"model": model.name, "text": None} for model in models]}
         if request.show_text:
-            tokenizer, given = models[0].tokenizer, samples.prefixes[at]
+            tokenizer, given = models[0].tokenizer, samples.prefix_rows[at]
             prompt = tokenizer.decode(strip_opening(tokenizer, given).tolist())
             follows = samples.suffix_rows[at]
             row = {"prompt": prompt, "follows": tokenizer.decode(follows)}

@@ -102,7 +102,7 @@ class Proposal:
     non_members: int
     length: dict[str, float]
     left_out: list[dict[str, Any]]
-    prefix_length: int
+    prefix_length: int | None
     suffix_length: int | None
     secrets: tuple[int, int] | None
     cuts: tuple[dict[str, Any], ...]
@@ -176,7 +176,7 @@ def propose(request: ProposalRequest, output: Path | None, *, overwrite: bool = 
     needs_tokenizer = passages.is_text or has_tokenizer(model.folder)
     tokenizer = load_tokenizer(model.folder) if needs_tokenizer else None
     parts = np.array(passages.measure(tokenizer))
-    passages = _cut(request, passages, tokenizer, parts)
+    passages = _cut(request, passages, parts)
     rows = passages.tokenize(tokenizer)
     dimensions = model.inventory.dimensions
     proposal = Proposal(
@@ -197,14 +197,12 @@ def propose(request: ProposalRequest, output: Path | None, *, overwrite: bool = 
 
 
 def _cut(
-    request: ProposalRequest, passages: PassageSource, tokenizer: Any, parts: np.ndarray[Any, Any]
+    request: ProposalRequest, passages: PassageSource, parts: np.ndarray[Any, Any]
 ) -> PassageSource:
     """The passages, with the lengths that are proposed. `parts`: as for `_propose_lengths`."""
-    prefix, suffix = (
-        _propose_prefix(request, passages, tokenizer)
-        if passages.marks_secrets
-        else _propose_lengths(request, passages, parts)
-    )
+    if passages.marks_secrets:
+        return replace(passages, skip_short=True)
+    prefix, suffix = _propose_lengths(request, passages, parts)
     return replace(passages, prefix=prefix, suffix=suffix, skip_short=True)
 
 
@@ -363,33 +361,6 @@ def _propose_lengths(
             got=f"{int(lengths.min())} to {int(lengths.max())}, median {np.median(lengths):g}",
         )
     return prefix, suffix
-
-
-def _propose_prefix(
-    request: ProposalRequest, passages: PassageSource, tokenizer: Any
-) -> tuple[int, int | None]:
-    """The length of the prefix before secrets that are marked, and of the longest to test.
-
-    What was asked for, else tokens that most passages have before their secret, as in
-    `_propose_lengths`.
-    """
-    from evals.data.secrets import compile_secret, find_secrets
-    from surgery.reading.corpus import find_opening
-
-    opening = len(find_opening(tokenizer)) if passages.is_text else 0
-    found = find_secrets(passages.table, tokenizer, compile_secret(request.passages.secret))
-    before = np.array([opening + one.first for one in found if one is not None])
-    fits = before[before >= SOUND] if 2 * (before >= SOUND).sum() >= len(before) else before
-    own = int(np.quantile(fits, 1 - _FITTING, method="lower")) if len(fits) else 0
-    prefix = request.passages.prefix_length or min(LENGTH, own - own % 4)
-    if prefix < FEWEST:
-        raise SamplesError(
-            "too few tokens stand before the secrets" if len(before) else "no passage has a secret",
-            where=request.passages.samples,
-            expected=f"at least {FEWEST} tokens before a secret" if len(before) else None,
-            fix=None if len(before) else "mark them with a column secret, or with `secret`",
-        )
-    return prefix, request.passages.suffix_length
 
 
 def _write_yaml(value: Any) -> str:

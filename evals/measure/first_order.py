@@ -29,7 +29,7 @@ from evals.data import NOTHING, Samples, Tokens
 from evals.run.batching import row_ranges
 from evals.run.forward import check_head, freeze_weights, head_of
 from surgery.editing.in_memory import Editable
-from surgery.editing.loading import place_ids
+from surgery.editing.loading import close_up, place_ids, take_places
 from surgery.errors import MeasurementError
 from surgery.families import Family, family_of
 from surgery.layouts import Block
@@ -142,7 +142,9 @@ def _respond(
         places.setdefault(part.block, []).append(place)
 
     def run(rows: slice) -> tuple[Floats, Floats]:
-        ids = place_ids(model, torch.from_numpy(tokens[rows].astype(np.int64)))
+        whole = torch.from_numpy(tokens[rows].astype(np.int64))
+        closed, moved = close_up(whole)
+        ids = place_ids(model, closed)
         with (
             torch.enable_grad(),
             freeze_weights(model),
@@ -150,10 +152,12 @@ def _respond(
         ):
             # The last token predicts nothing, so it is not read.
             hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+            if moved is not None:
+                hidden = take_places(hidden, moved[:, :-1])
             hidden = hidden[:, prefix_length - 1 :]
             end = hidden.detach().requires_grad_()
             logits = _precise(head_of(model)(end))
-            true = ids[:, prefix_length:].to(logits.device)
+            true = whole[:, prefix_length:].clamp(min=0).to(logits.device)
             scores = score(logits, true, rows)
             ends = [torch.autograd.grad(one.sum(), end, retain_graph=True)[0] for one in scores]
             if apart:

@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from surgery.editing.loading import place_ids
+from surgery.editing.loading import close_up, place_ids, take_places
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
 
@@ -35,7 +35,8 @@ def hidden_states(
 ) -> tuple[torch.Tensor, Any]:
     """Final hidden states, after the last layer norm and before the output embedding.
 
-    `tokens`: int64 [B, T] that follow whatever `cache` holds; it is extended in place. `use_cache`:
+    `tokens`: int64 [B, T] that follow whatever `cache` holds; it is extended in place.
+    Negative ones are not read; without a cache, they may stand before others. `use_cache`:
     whether to start the library's own where none is given, which drops what a sliding window has
     passed. Returns [B, T, d] in the model's dtype, and the cache (None where there is none).
     """
@@ -43,14 +44,16 @@ def hidden_states(
     if isinstance(cache, _Reread):
         states, _ = hidden_states(model, cache.extend(tokens))
         return states[:, -tokens.shape[1] :], cache
+    closed, places = close_up(tokens)
     arguments = {} if cache is None else {CACHE: cache}
     output = base(
-        input_ids=place_ids(model, tokens),
+        input_ids=place_ids(model, closed),
         use_cache=use_cache or cache is not None,
         return_dict=True,
         **arguments,
     )
-    return output.last_hidden_state, getattr(output, CACHE)
+    states = output.last_hidden_state
+    return states if places is None else take_places(states, places), getattr(output, CACHE)
 
 
 @contextmanager
@@ -75,12 +78,13 @@ def read_limits(model: PreTrainedModel) -> tuple[int, int | None]:
     return model.config.vocab_size, getattr(model.config, "max_position_embeddings", None)
 
 
-def whole_cache(model: PreTrainedModel) -> Any:
+def whole_cache(model: PreTrainedModel, *, ragged: bool = False) -> Any:
     """An empty cache that keeps every token, so that a pass can be taken up anywhere in it.
 
-    Without `can_cut_back`, it holds the tokens themselves, and they are read again each time.
+    Without `can_cut_back`, and for rows that are `ragged` (some begin with `NOTHING`), it
+    holds the tokens themselves, and they are read again each time.
     """
-    return DynamicCache() if can_cut_back(model) else _Reread()
+    return DynamicCache() if can_cut_back(model) and not ragged else _Reread()
 
 
 def can_cut_back(model: PreTrainedModel) -> bool:

@@ -111,9 +111,9 @@ class Passages(Group):
     secret: Annotated[
         str | None,
         "What must not come out: a regular expression that finds it in each passage, or its first "
-        "group does, such as 'account ([0-9]+)'. Each passage is cut so that its first match is "
-        "the whole suffix; `suffix_length` is then the longest that is tested. Do not write a "
-        "secret itself: config.yaml repeats the expression.",
+        "group does, such as 'account ([0-9]+)'. The first match is the suffix, and all that "
+        "stands before it in its passage the prefix; lengths are then those of the longest. Do "
+        "not write a secret itself: config.yaml repeats the expression.",
         Option("input", "REGEX", "what a column secret holds, if there is one"),
     ] = None
     id_column: Annotated[

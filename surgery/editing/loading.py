@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -38,7 +38,7 @@ from surgery.errors import (
 from surgery.families import Family, family_of
 from surgery.families.wrapped import find_wrapped
 from surgery.privacy import check_link
-from surgery.untrusted import parse_json, read_bytes, reraise_as
+from surgery.untrusted import parse_json, read_bytes, read_json, reraise_as
 
 if TYPE_CHECKING:
     from surgery.hub.resolved import ResolvedModel
@@ -212,6 +212,22 @@ def _is_stored_otherwise(family: Family, name: str) -> bool:
     return match is not None and match[0].instead_of is not None
 
 
+def close_up(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Rows, int64 [B, T], with their negative tokens at the end, where no other token sees them;
+    and where each token stands there, [B, T], None if all stay where they are."""
+    none = tokens < 0
+    if not (none[:, :-1] & ~none[:, 1:]).any():
+        return tokens, None
+    order = none.to(torch.int8).argsort(dim=1, stable=True)
+    return tokens.gather(1, order), order.argsort(dim=1)
+
+
+def take_places(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The states at some places of each row: [B, T, d], int64 [B, S] → [B, S, d]."""
+    places = places.clamp(max=states.shape[1] - 1).to(states.device)
+    return states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
 def place_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Returns int64 token ids on the model's device. Negative ones, which stand after the end of a
     row, become some token: nothing before them sees it."""
@@ -280,6 +296,15 @@ def _drop_paths_of_files(copy: Path) -> None:
             (copy / name).write_bytes(encode_json(kept))
 
 
+def find_longest(folder: Path) -> int | None:
+    """How many tokens the model in a folder reads, where its configuration says so."""
+    with suppress(SurgeryError, OSError, ValueError):
+        config = read_json(folder / "config.json")
+        longest = config.get("max_position_embeddings")
+        return longest if type(longest) is int and longest > 0 else None
+    return None
+
+
 def load_tokenizer(folder: str | Path) -> Any:
     """Loads the tokenizer of a local folder. Never runs code of the folder."""
     if not has_tokenizer(folder):
@@ -296,6 +321,8 @@ def load_tokenizer(folder: str | Path) -> Any:
         )
         tokenizer.name_or_path = str(folder)
         ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+        if longest := find_longest(Path(folder)):
+            tokenizer.model_max_length = longest
     if not ids:
         raise SourceError("the tokenizer gives no tokens for text", where=folder, got="none")
     return tokenizer

@@ -27,6 +27,14 @@ _SHORT = 2**14
 """Bytes to read at a time for a passage of a text."""
 
 
+def close_up(rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Rows, int32 [B, T], with their negative tokens at the end, where no other token sees them."""
+    none = rows < 0
+    if not (none[:, :-1] & ~none[:, 1:]).any():
+        return rows
+    return np.take_along_axis(rows, none.argsort(axis=1, kind="stable"), axis=1)
+
+
 @dataclass(frozen=True, order=True)
 class Place:
     """Where a window is: number of the file, of the document in it, of the token in that."""

@@ -22,6 +22,7 @@ from surgery.card.facts import make_printable
 from surgery.errors import SamplesError
 from surgery.families import Dimensions
 from surgery.fitting.calibration import Calibration
+from surgery.reading.corpus import close_up
 from surgery.record.manifest import LONGEST, Look, PassagesRecord, Recital
 from surgery.training.hardening import WEIGHT, draw_rehearsals, harden
 from surgery.training.loop import LARGEST_GRADIENT, LossPart, descend, fall
@@ -49,8 +50,8 @@ Chosen = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class TaughtRows:
-    """Passages in tokens, int32 [n, P + S], and the `prefix_length` P. Rows that are shorter end
-    with negative numbers.
+    """Passages in tokens, int32 [n, P + S], and the `prefix_length` P. Negative numbers stand
+    before a shorter prefix, and after a shorter suffix.
 
     `name`, `sha256`, and `leave_out`: as records hold them.
     """
@@ -154,7 +155,7 @@ def teach(
     """
     lessons = list_lessons(intact, loss, text.windows, passages, schedule)
     if kept is not None:  # the passages stay last
-        lessons.insert(1, Lesson(Divergence(intact), kept.tokens, ROWS_OF_PASSAGES))
+        lessons.insert(1, Lesson(Divergence(intact), close_up(kept.tokens), ROWS_OF_PASSAGES))
     return distill(base, lessons, schedule, **options)
 
 
@@ -247,7 +248,7 @@ def _make_hardening(
 
     def relearn(share: float, rows: Rows) -> torch.Tensor:
         with student.cast():
-            return share * measure_loss(student.model, to_tokens(rows, student.model))
+            return share * measure_loss(student.model, to_tokens(close_up(rows), student.model))
 
     def list_relearned(chosen: Chosen) -> list[LossPart]:
         return [partial(relearn, *some) for some in divide(lesson.rows[chosen], 1)]

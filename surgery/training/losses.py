@@ -15,7 +15,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from surgery.editing.loading import take_places
 from surgery.processes import current_processes
+from surgery.reading.corpus import close_up
 
 Rows = npt.NDArray[np.int32]
 _IGNORED = -100
@@ -56,9 +58,9 @@ class Divergence:
 def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> torch.Tensor:
     """The mean next-token loss of int64 [B, T], in nats, on the tokens from `first` on.
 
-    Negative ones stand after the end of a row, and do not count.
+    Negative ones stand after the end of a row (`close_up`), and do not count.
     """
-    logits = _make_logits(model, tokens.clamp(min=0), first)
+    logits = make_logits(model, tokens.clamp(min=0)[:, :-1], tokens.shape[1] - first)
     true = torch.where(tokens < 0, _IGNORED, tokens)[:, first:].to(logits.device)
     flat = logits.flatten(0, 1).float(), true.flatten()
     loss: torch.Tensor = functional.cross_entropy(*flat, ignore_index=_IGNORED)
@@ -69,7 +71,7 @@ def measure_losses(model: Any, rows: Rows, first: int) -> tuple[torch.Tensor, to
     """The mean next-token loss of each row of int32 [B, T], in nats, on its tokens from `first` on,
     and how many these are: [B] each. Negative ones do not count."""
     tokens = to_tokens(rows, model)
-    logits = _make_logits(model, tokens.clamp(min=0), first).float()
+    logits = read_logits(model, rows, first).float()
     true = torch.where(tokens < 0, _IGNORED, tokens)[:, first:].to(logits.device)
     losses = functional.cross_entropy(logits.transpose(1, 2), true, reduction="none")
     lengths = (true != _IGNORED).sum(1)
@@ -95,7 +97,7 @@ def find_recited(model: Any, rows: Rows, first: int, size: int) -> npt.NDArray[n
     with torch.inference_mode():
         for begin in range(0, len(rows), size):
             some = rows[begin : begin + size]
-            made = _make_logits(model, to_tokens(np.maximum(some, 0), model), first).argmax(-1)
+            made = read_logits(model, some, first).argmax(-1)
             right = made.cpu().numpy() == some[:, first:]
             found.append((right | (some[:, first:] < 0)).all(axis=1))
     return np.concatenate(found)
@@ -120,7 +122,7 @@ def to_tokens(rows: Rows, model: Any) -> torch.Tensor:
 def _predict(model: Any, rows: Rows, first: int) -> torch.Tensor:
     """Log-probabilities from token `first` on: int32 [B, T] → float32 [B (T - first), V], without
     those of negative tokens."""
-    logits = _make_logits(model, to_tokens(np.maximum(rows, 0), model), first).flatten(0, 1)
+    logits = read_logits(model, rows, first).flatten(0, 1)
     counts = rows[:, first:].ravel() >= 0
     if not counts.all():
         logits = logits[torch.from_numpy(np.flatnonzero(counts)).to(logits.device)]
@@ -136,6 +138,16 @@ def make_logits(model: Any, ids: torch.Tensor, number: int) -> torch.Tensor:
     return logits[:, -number:]
 
 
-def _make_logits(model: Any, ids: torch.Tensor, first: int) -> torch.Tensor:
-    """The logits of the tokens from `first` on: int64 [B, T] → [B, T - first, V]."""
-    return make_logits(model, ids[:, :-1], ids.shape[1] - first)
+def read_logits(model: Any, rows: Rows, first: int) -> torch.Tensor:
+    """The logits of the tokens from `first` on: int32 [B, T] → [B, T - first, V].
+
+    Rows may begin with negative tokens, which are not read, if the token before `first` is none.
+    """
+    closed, length = close_up(rows), rows.shape[1]
+    ids = to_tokens(np.maximum(closed, 0), model)[:, :-1]
+    if closed is rows:
+        return make_logits(model, ids, length - first)
+    shifts = (rows[:, :first] < 0).sum(axis=1)  # how far the tokens that count move
+    logits = make_logits(model, ids, length - first + int(shifts.max()))
+    places = torch.from_numpy(shifts.max() - shifts[:, None] + np.arange(length - first))
+    return take_places(logits, places)

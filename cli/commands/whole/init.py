@@ -88,15 +88,14 @@ def command(
 def _print_rows(found: Proposal) -> None:
     """Prints which rows can be used, and how they are cut."""
     number = f"{found.n:,} passage{'' if found.n == 1 else 's'}"
+    given = f"{found.prefix_length} tokens of prefix"
     suffix = f"{found.suffix_length} of suffix"
     if found.secrets:
         least, most = found.secrets
         size = f"{least}" if least == most else f"{least} to {most}"
-        suffix = f"their secrets as suffixes, of {size} tokens"
-    echo(
-        f"{number} of {found.lengths}: {found.usable:,} can be used with {found.prefix_length} "
-        f"tokens of prefix and {suffix}"
-    )
+        most = f"at most {found.prefix_length} tokens" if found.prefix_length else "all tokens"
+        given, suffix = f"{most} before their secrets", f"these as suffixes, of {size} tokens"
+    echo(f"{number} of {found.lengths}: {found.usable:,} can be used with {given} and {suffix}")
     if found.columns:
         named = "row numbers" if found.id_column is None else found.id_column
         named = "id" if "id" in found.columns and found.id_column is None else named

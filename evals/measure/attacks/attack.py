@@ -15,7 +15,7 @@ from evals.measure.memorization.measures import Flags, Pass, Scores
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
-from surgery.reading.corpus import find_opening
+from surgery.reading.corpus import close_up, find_opening
 from surgery.record.measured import Unit
 from surgery.store import ASIDE
 
@@ -124,7 +124,9 @@ class Target:
         opening = () if self.tokenizer is None else find_opening(self.tokenizer)
         if len(opening) >= self.samples.prefix_length:
             return 0
-        return len(opening) * bool((self.samples.tokens[:, : len(opening)] == opening).all())
+        return len(opening) * bool(
+            (close_up(self.samples.tokens)[:, : len(opening)] == opening).all()
+        )
 
     @cached_property
     def seen(self) -> Pass:

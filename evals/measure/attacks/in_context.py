@@ -73,9 +73,9 @@ def make_prompts(target: Target, held: Flags, number: int) -> list[Tokens]:
     apart = np.empty(0, dtype=np.int32)
     if target.tokenizer is not None:
         apart = tokenize(target.tokenizer, APART)
-    shown = {at: take_tokens(tokens[at, first:]) for at in np.flatnonzero(held)}
+    shown = {at: take_tokens(tokens[at])[first:] for at in np.flatnonzero(held)}
     prompts = []
-    for at, prefix in enumerate(target.samples.prefixes):
+    for at, prefix in enumerate(target.samples.prefix_rows):
         some = [row for other, row in shown.items() if other != at][:number]
         before = [part for row in some for part in (row, apart)]
         prompts.append(np.concatenate([prefix[:first], *before, prefix[first:]]))

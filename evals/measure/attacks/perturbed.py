@@ -47,7 +47,8 @@ def change_prefixes(target: Target) -> Iterator[Prefixes]:
     Random changes depend on the passage alone, not on its place or on other passages.
     """
     first, passages = target.opening, target.samples.tokens
-    opening, prefixes = np.split(target.samples.prefixes, [first], axis=1)
+    rows = target.samples.prefix_rows
+    opening, prefixes = [row[:first] for row in rows], [row[first:] for row in rows]
 
     def open_again(changed: Iterable[Tokens]) -> Prefixes:
         return [np.concatenate(pair) for pair in zip(opening, changed, strict=True)]
@@ -56,8 +57,10 @@ def change_prefixes(target: Target) -> Iterator[Prefixes]:
         yield open_again(prefix[count:] for prefix in prefixes)
     number = target.model.config.vocab_size
     for seed in range(2):
-        changed = prefixes.copy()
+        changed = [prefix.copy() for prefix in prefixes]
         for row, passage in zip(changed, passages, strict=True):
+            if not len(row):
+                continue
             rng = _make_generator(passage, seed)
             place = rng.integers(len(row))
             row[place] = (row[place] + rng.integers(1, number)) % number  # never the same
@@ -73,13 +76,13 @@ def change_prefixes(target: Target) -> Iterator[Prefixes]:
         _make_generator(row).choice(unrelated[~mine] if (~mine).any() else unrelated[:, :0])
         for row, mine in zip(passages, own, strict=True)
     ]
-    yield open_again(np.concatenate([before, prefixes], axis=1))
+    yield open_again(np.concatenate(pair) for pair in zip(before, prefixes, strict=True))
     for change in (str.upper, str.lower):
         if target.tokenizer is None:
             yield [prefix[:0] for prefix in prefixes]
         else:
             texts = target.tokenizer.batch_decode(
-                prefixes.tolist(), clean_up_tokenization_spaces=False
+                [prefix.tolist() for prefix in prefixes], clean_up_tokenization_spaces=False
             )
             made = [tokenize(target.tokenizer, change(text)) for text in texts]
             same = map(np.array_equal, made, prefixes)

@@ -11,6 +11,7 @@ import torch
 from evals.data import Tokens
 from evals.measure.attacks.attack import Learned
 from evals.run.console import show_progress
+from surgery.reading.corpus import close_up
 from surgery.training.loop import LossPart, Optimizer, descend
 from surgery.training.losses import divide, measure_loss, to_tokens
 from surgery.training.student import Student, copy_sharing, make_student
@@ -64,6 +65,8 @@ def _learn(
     first: int,
     optimizer: Optimizer,
 ) -> Iterator[float]:
+    rows = close_up(rows)
+
     def measure_part(share: float, some: Tokens) -> torch.Tensor:
         with student.cast():
             return share * measure_loss(student.model, to_tokens(some, student.model), first)

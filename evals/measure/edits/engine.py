@@ -29,6 +29,7 @@ from evals.run.forward import check_head, head_of, read_limits
 from evals.run.predictions import Sampling, TextScores, measure_heldout, measure_predictions
 from evals.run.resuming import Run, run_from_block, run_tokens
 from surgery.editing.in_memory import Editable
+from surgery.editing.loading import close_up, take_places
 from surgery.processes import count_for_all, share
 from surgery.selection import Selection, blocks_of
 from surgery.store import KEEP_NOTHING, Store
@@ -229,8 +230,9 @@ class Engine:
         model, found = self._model, dict[Selection, Columns]()
         prefix_length = self._samples.prefix_length
         tokens = torch.from_numpy(rows.astype(np.int64))
+        closed, places = close_up(tokens)
         # The last token predicts nothing to measure, so the model does not read it.
-        base = run_tokens(model, tokens[:, :-1], keep={branch.start for branch in edits.tree})
+        base = run_tokens(model, closed[:, :-1], keep={branch.start for branch in edits.tree})
         known, intact = base, model
         if self._against is not None and kind != "passages":
             intact = self._against._model
@@ -238,7 +240,8 @@ class Engine:
 
         def add(selection: Selection, run: Run) -> None:
             if kind == "passages":
-                hidden = run.hidden[:, prefix_length - 1 :]
+                hidden = run.hidden if places is None else take_places(run.hidden, places[:, :-1])
+                hidden = hidden[:, prefix_length - 1 :]
                 found[selection] = self._measure_suffixes(hidden, tokens[:, prefix_length:])
             else:
                 before = None if run is known else (known.hidden, head_of(intact))

@@ -99,7 +99,7 @@ def run_pass(
 ) -> Pass:
     """A teacher-forced pass over int32 [N, P + S] rows. `full`: greedy decoding as well.
 
-    What stands after the end of a shorter row is not measured.
+    `NOTHING`, before a shorter prefix or after a shorter suffix, is neither read nor measured.
 
     - `batch_size`: rows at a time; by default what memory allows.
     - `advance`: counts the rows that all processes have finished, approximately.
@@ -115,7 +115,7 @@ def run_pass(
         some = torch.from_numpy(tokens[rows].astype(np.int64))
         suffix = some[:, prefix_length:]
         # The last token predicts nothing that is measured, so it is not read.
-        cache = whole_cache(model) if full else None
+        cache = whole_cache(model, ragged=bool((some[:, 0] < 0).any())) if full else None
         hidden, cache = hidden_states(model, some[:, :-1], cache=cache)
         found = measure_predictions(
             hidden[:, prefix_length - 1 :],

@@ -122,7 +122,7 @@ def list_rows(
         if before is not None:
             row["baseline"] = _pick_row(before, index)
         if tokenizer is not None:
-            prefix = strip_opening(tokenizer, samples.prefixes[index])
+            prefix = strip_opening(tokenizer, take_tokens(samples.prefixes[index]))
             row["prefix"] = tokenizer.decode(prefix.tolist())
             row["suffix"] = tokenizer.decode(take_tokens(samples.suffixes[index]).tolist())
             if test.decoded is not None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.data import Samples, load_samples, take_tokens
+from evals.data import Samples, load_samples
 from surgery.checkpoint.source import TOKENIZER
 from surgery.errors import SamplesError
 from surgery.reading.corpus import strip_opening
@@ -71,9 +71,10 @@ def make_documents(samples: Samples, tokenizer: Any) -> list[dict[str, Any]]:
     """One document for every member row whose text keeps its tokens."""
     samples = samples.select(samples.trained_on)
     found = []
-    for name, tokens in zip(samples.ids, samples.tokens, strict=True):
-        row = take_tokens(tokens).tolist()
-        before, after = row[: samples.prefix_length], row[samples.prefix_length :]
+    parts = samples.prefix_rows, samples.suffix_rows
+    for name, prefix_ids, after in zip(samples.ids, *parts, strict=True):
+        before = prefix_ids.tolist()
+        row = before + after
         own = strip_opening(tokenizer, np.asarray(before)).tolist()  # lm-eval adds them again
         prefix, suffix = (
             tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in (own, after)
