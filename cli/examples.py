@@ -41,10 +41,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'compare MODEL OUT --config \'{prompt: ["Dear Ms. Example,", "To whom"]}\'',
         "compare MODEL OUT --samples letters.csv:letter --rows 5",
     ),
-    "compare-evals": (
-        "compare-evals LOGS/base LOGS/edited",
-        "compare-evals LOGS/base LOGS/edited --json",
-    ),
     "evaluate": (
         "evaluate OUT --baseline MODEL --samples letters.csv:letter",
         "evaluate OUT --baseline MODEL --samples letters.csv:letter --max-extraction 0.01",

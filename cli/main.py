@@ -50,7 +50,6 @@ GROUPS: dict[str, dict[str, str]] = {
         "audit": "Measure what an attacker recovers, before and after an edit.",
         "collect": "Find passages of a corpus that a model recites.",
         "compare": "Show side by side what models write, before and after an edit.",
-        "compare-evals": "Compare two runs of lm-eval, document by document.",
         "evaluate": "Measure what an edit costs and what it achieves, in one report.",
     },
     "choose": {

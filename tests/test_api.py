@@ -94,7 +94,6 @@ def test_errors_name_arguments_and_commands_their_options(tmp_path: Path) -> Non
 def test_no_error_of_the_api_names_an_option() -> None:
     """But for texts for whoever runs commands, and options of other programs."""
     commands = {
-        "evals/jobs/comparing_logs.py",  # those of lm_eval
         "evals/jobs/demonstrating.py",
         "evals/jobs/reporting.py",
         "evals/table/page.py",

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import re
 import resource
 import time
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Outcome, attn_surgery
 from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
 from tiny_tokenizer import tiny_tokenizer
@@ -26,7 +24,7 @@ from tiny_tokenizer import tiny_tokenizer
 from benchmarks.real.tasks import write_tasks as write_real_tasks
 from benchmarks.real.text import read_unlearned
 from evals.lab import LAB_MODELS, find_lab_folder, heldout_texts
-from evals.measure.differences import compare_scores, compare_task
+from evals.measure.differences import compare_task
 from evals.run.lm_eval.request import Tasks
 from evals.run.lm_eval.running import Benchmarks, list_code, write_results
 from evals.run.lm_eval.scores import choose_metric
@@ -42,7 +40,6 @@ from evals.tasks.copying.documents import (
 )
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
 from surgery.errors import MeasurementError, NotFiniteError, OutputError
-from surgery.record.measured import Measured
 from surgery.store import identify
 
 
@@ -179,128 +176,6 @@ def test_results_are_written_as_lm_eval_writes_them(tmp_path, runs):
         assert len(samples.read_text().splitlines()) == len(ROWS)
 
 
-def read_figures(outcome: Outcome) -> dict[tuple[str, str], Measured]:
-    """What compare-evals prints, by name and model."""
-    found = [Measured.model_validate(one) for one in outcome.json["figures"]]
-    return {(one.name, one.of): one for one in found}
-
-
-def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, runs, lm_eval_tasks):
-    """From the folders that lm-eval writes; the second run has one right answer turned wrong."""
-    changed = copy.deepcopy({name: runs[name] for name in ("local_choice", "local_whole")})
-    choice = changed["local_choice"]
-    right = next(one for one in choice["samples"] if one["acc"] == 1.0)
-    right["acc"] = 0.0
-    choice["results"]["acc,none"] -= 1 / len(ROWS)
-    write_results(tmp_path / "a", "tiny", runs)
-    write_results(tmp_path / "b", "tiny", changed)
-    outcome = attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b", "--json")
-    assert outcome.code == 0, outcome
-    found = read_figures(outcome)
-    tasks = {name.split()[0] for name, _ in found}
-    assert tasks == {"task.local_choice", "task.local_whole"}, "local_continuation is in one only"
-    name = "task.local_choice acc"
-    ours = compare_scores(
-        name,
-        lm_eval_tasks.scores("local_choice", runs["local_choice"])["acc"],
-        lm_eval_tasks.scores("local_choice", choice)["acc"],
-    )
-    assert [found[name, of] for of in ("base", "edited")] == list(ours)
-    assert ours[1].details["test"] == "mcnemar"
-    same = found["task.local_whole byte_perplexity", "edited"].change
-    assert same is not None
-    assert same.difference == 0
-    assert (
-        "local_choice, acc (n = "
-        in attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b").stdout
-    )
-
-    own = copy.deepcopy(runs["local_choice"])  # as tasks whose class scores all documents at once
-    own["config"].pop("metric_list")
-    for row in own["samples"]:
-        row["f1"] = [{"text": "a"}, {"text": "b"}]
-        row["metrics"] = [*row["metrics"], "f1"]
-    for name in ("e", "f"):
-        write_results(tmp_path / name, "tiny", {"local_choice": own})
-    outcome = attn_surgery("compare-evals", tmp_path / "e", tmp_path / "f", "--json")
-    assert outcome.code == 0, outcome
-    shared = {f"task.local_choice {metric}" for metric in ("acc", "acc_norm")}
-    assert {name for name, _ in read_figures(outcome)} == shared
-    assert "left out f1: the log does not say how it is averaged" in outcome.stderr
-
-    likely = copy.deepcopy(own)  # as a task with lm-eval's usual metrics, which its log omits
-    for at, row in enumerate(likely["samples"]):
-        row["perplexity"], row["metrics"] = -1.0 - at / 10, ["acc", "perplexity"]
-    less = copy.deepcopy(likely)
-    for row in less["samples"]:
-        row["perplexity"] -= 0.5
-    for name, run in (("k", likely), ("l", less)):
-        logs = [row["perplexity"] for row in run["samples"]]
-        run["results"]["perplexity,none"] = math.exp(-sum(logs) / len(logs))
-        run["higher_is_better"]["perplexity"] = False
-        write_results(tmp_path / name, "tiny", {"local_choice": run})
-    outcome = attn_surgery("compare-evals", tmp_path / "k", tmp_path / "l", "--json")
-    moved = read_figures(outcome)["task.local_choice perplexity", "edited"].change
-    assert moved is not None
-    assert moved.ci95 is not None
-    assert 0 < moved.ci95[0] <= moved.difference <= moved.ci95[1]
-
-    (broken,) = (tmp_path / "a").rglob("samples_local_choice_*.jsonl")
-    whole = broken.read_text()
-    for text in ("{", "[]\n", '{"filter": 1}\n'):
-        broken.write_text(text)
-        attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b").assert_error(
-            broken.name, "is not a log of lm-eval's samples"
-        )
-    broken.write_text(whole)
-    (tmp_path / "empty").mkdir()
-    for folder, text in (("empty", "has no results of lm-eval"), ("none", "no such folder")):
-        attn_surgery("compare-evals", tmp_path / "a", tmp_path / folder).assert_error(
-            text, "run lm_eval with --output_path and --log_samples"
-        )
-    write_results(tmp_path / "d", "tiny", {"local_whole": runs["local_whole"]})
-    (alone,) = (tmp_path / "d").rglob("samples_*.jsonl")
-    alone.unlink()
-    attn_surgery("compare-evals", tmp_path / "a", tmp_path / "d").assert_error(
-        "results_", "has no samples beside its results", "--log_samples"
-    )
-    write_results(tmp_path / "c", "tiny", {"local_continuation": runs["local_continuation"]})
-    attn_surgery("compare-evals", tmp_path / "b", tmp_path / "c").assert_error(
-        "the two runs have no task in common"
-    )
-    fewer, other = (copy.deepcopy(runs["local_choice"]) for _ in range(2))
-    fewer["samples"] = fewer["samples"][1:]
-    for metric in ("acc", "acc_norm"):
-        left = [row[metric] for row in fewer["samples"]]
-        fewer["results"][f"{metric},none"] = sum(left) / len(left)
-    for row in other["samples"]:
-        row["metrics"] = ["acc_norm"]
-    other["config"]["metric_list"] = [
-        one for one in other["config"]["metric_list"] if one["metric"] == "acc_norm"
-    ]
-    for row in own["samples"]:
-        row["metrics"] = ["acc"]
-    write_results(tmp_path / "g", "tiny", {"local_choice": fewer})
-    attn_surgery("compare-evals", tmp_path / "a", tmp_path / "g").assert_error(
-        f"local_choice: the two runs answered different documents (expected the {len(ROWS)} of "
-        f"the first, got {len(ROWS) - 1}); run both with the same version of the task and the "
-        "same limit"
-    )
-    asked = copy.deepcopy(runs["local_choice"])
-    asked["samples"][0]["prompt_hash"] = "another"
-    write_results(tmp_path / "j", "tiny", {"local_choice": asked})
-    attn_surgery("compare-evals", tmp_path / "a", tmp_path / "j").assert_error(
-        "local_choice: the two runs asked in different ways (expected equal prompts, got others "
-        f"for 1 of {len(ROWS)} documents); run both with the same examples, chat template, and "
-        "instruction"
-    )
-    write_results(tmp_path / "h", "tiny", {"local_choice": own})
-    write_results(tmp_path / "i", "tiny", {"local_choice": other})
-    attn_surgery("compare-evals", tmp_path / "h", tmp_path / "i").assert_error(
-        "the two runs have no metric that can be compared"
-    )
-
-
 def test_a_model_that_gives_nan_has_no_scores(tasks, loaded):
     """The best of NaNs is the first answer, so that a broken edit would lose nothing."""
     model = copy.deepcopy(loaded.model)
@@ -326,29 +201,6 @@ def test_a_task_without_a_number_is_not_compared(runs, lm_eval_tasks):
     one, other = ({name: scores[name]} for name in ("acc", "acc_norm"))
     with pytest.raises(MeasurementError, match="task local_choice: has no metric in common for"):
         compare_task("local_choice", one, other)
-
-
-def test_a_metric_that_code_of_the_task_averages_is_left_out(tmp_path, runs):
-    """lm-eval logs the text of that code. A metric without a word on it has lm-eval's own way."""
-    for folder in ("a", "b"):
-        write_results(tmp_path / folder, "tiny", {"local_choice": runs["local_choice"]})
-        (results,) = (tmp_path / folder).rglob("results_*.json")
-        told = json.loads(results.read_text())
-        acc, norm = told["configs"]["local_choice"]["metric_list"]
-        norm.update(aggregation="def aggregate(items):\n    return sum(items)\n")
-        del acc["aggregation"]
-        results.write_text(json.dumps(told))
-    outcome = attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b", "--json")
-    assert outcome.code == 0, outcome.stderr
-    assert {name for name, _ in read_figures(outcome)} == {"task.local_choice acc"}
-    assert "local_choice: left out acc_norm: the log does not say how it is averaged" in (
-        outcome.stderr
-    )
-    told["configs"]["local_choice"]["metric_list"] = [norm, {**norm, "metric": "acc"}]
-    results.write_text(json.dumps(told))
-    attn_surgery("compare-evals", tmp_path / "b", tmp_path / "b").assert_error(
-        "the two runs have no metric that can be compared", notes=["local_choice: left out acc, "]
-    )
 
 
 def test_the_questions_of_the_real_model_are_those_of_arc(tmp_path):

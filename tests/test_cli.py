@@ -323,7 +323,7 @@ def test_help_lists_the_commands() -> None:
 
 
 def test_help_explains_a_command() -> None:
-    assert attn_surgery("help", "compare-evals") == attn_surgery("compare-evals", "--help")
+    assert attn_surgery("help", "compare") == attn_surgery("compare", "--help")
     unknown = attn_surgery("help", "exprot")
     assert (unknown.code, "did you mean 'export'?" in unknown.stderr) == (2, True)
 

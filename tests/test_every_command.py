@@ -271,7 +271,6 @@ FILES: dict[tuple[str, str], tuple[str, ...]] = {
 def test_all_commands_that_write_are_here() -> None:
     asked = {
         "compare",
-        "compare-evals",
         "inspect",
         "push",
         "verify",

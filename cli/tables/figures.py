@@ -455,26 +455,3 @@ def write_next_commands(result: SearchResult, request: SearchRequest, plan: Path
         healing |= {"--adapters": [request.healing.adapters], "--output": ["HEALED"]}
         commands.append(["attn-surgery", "heal", "OUT", *spell(healing, ["--id-column"])])
     return [shlex.join(words) for words in commands]
-
-
-def print_comparison(figures: Sequence[Measured], first: str, second: str) -> None:
-    """The metrics of two runs of lm-eval, side by side. `figures`: as `compare_logs` gives them."""
-    from surgery.card.measurements import format_p
-    from surgery.record.measured import BASE, find
-
-    rows = []
-    for row in figures:
-        change, base = row.change, find(figures, row.name, BASE)
-        if change is None or base is None or change.ci95 is None:
-            continue
-        low, high = change.ci95
-        rows.append(
-            (
-                f"{row.name.removeprefix('task.').replace(' ', ', ')} (n = {row.n:,})",
-                f"{base.value:.3f}",
-                f"{row.value:.3f}",
-                f"{change.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
-                f"{row.details['verdict']} ({row.details['test']}, {format_p(change.p_value)})",
-            )
-        )
-    print_table(("", first, second, "difference [95% interval]", "verdict"), rows, words=1)
