@@ -36,6 +36,9 @@ def test_json_is_printed_when_the_push_fails(source: Path, tmp_path: Path) -> No
     assert (failed.code, result["push"], result["blocks"]) == (1, None, [0])
     note, unmeasured, line = failed.err.splitlines()
     assert note.startswith("layout compact")
+    assert "from_pretrained('out', trust_remote_code=True)" in note
+    assert "pretrained=out,trust_remote_code=True" in note
+    assert "--variant zero" in note
     assert unmeasured.startswith("Nothing measured yet. To see what it still recites")
     evaluate = f" attn-surgery evaluate out --baseline {source} --attack default"
     assert unmeasured.endswith(f"{evaluate} --samples SAMPLES --heldout TEXT")

@@ -49,7 +49,14 @@ def command(request: ExportRequest, dry_run: bool, repo: str | None, as_json: bo
         check_destination(repo)
     opened = open_export(request, dry_run=dry_run)
     plan, export = opened.prepared.plan, None if dry_run else opened.run()
-    if request.layout == "auto":
+    if plan.layout.NAME == "compact":
+        note(
+            f"layout compact: {plan.reason}. Its code comes with it, so load it with "
+            f"from_pretrained({str(opened.target)!r}, trust_remote_code=True), and in lm_eval with "
+            f"--model_args pretrained={opened.target},trust_remote_code=True; what --variant zero "
+            "makes loads anywhere"
+        )
+    elif request.layout == "auto":
         note(f"layout {plan.layout.NAME}: {plan.reason}")
     if export is None:  # nothing is shared among processes here
         _print_plan(opened, as_json)
