@@ -34,6 +34,7 @@ from surgery.errors import (
     CheckpointError,
     SamplesError,
     SourceError,
+    SurgeryError,
 )
 from surgery.families import Family, family_of
 from surgery.families.wrapped import find_wrapped
