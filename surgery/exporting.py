@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
 
 from surgery.card.text import read_card, render_card
 from surgery.checkpoint.adapter import Adapter
-from surgery.checkpoint.content import CopiedFile, check_unchanged, hash_content, recall_hash
+from surgery.checkpoint.content import hash_content, hash_file, hash_parts
 from surgery.checkpoint.source import (
     ADAPTER,
     ADAPTER_WEIGHTS,
@@ -24,6 +23,7 @@ from surgery.checkpoint.source import (
     encode_json,
     read_sidecar,
 )
+from surgery.checkpoint.tensors import read_header
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.editing.rewriting import check_fitted, list_changes, plan_shards
@@ -35,7 +35,6 @@ from surgery.output import check_output, create_folder, is_unfinished
 from surgery.plan import Plan, describe_edit
 from surgery.privacy import drop_paths, expand_home, get_last_name
 from surgery.processes import by_one
-from surgery.proof.static import check_written
 from surgery.record.manifest import (
     UNLISTED,
     EditedModel,
@@ -164,14 +163,8 @@ def _write(
     else:
         weights = checkpoint if trained is None else trained.checkpoint
         shards = plan_shards(weights, plan, fitting.fits)
-    copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
-    with (
-        create_folder(target, list_owned, overwrite=overwrite) as folder,
-        ThreadPoolExecutor(1) as other,
-    ):
-        paths = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
-        read = {path: CopiedFile(path, other) for path in paths}
-        pieces = {name: shard.read_pieces(read) for name, shard in shards.items()}
+    with create_folder(target, list_owned, overwrite=overwrite) as folder:
+        pieces = {name: shard.read_pieces() for name, shard in shards.items()}
         beside = _collect_files(checkpoint, plan, shards) if adapter is None else {}
         files = {}
         for name, content in {**pieces, **beside}.items():
@@ -181,19 +174,15 @@ def _write(
         entry, config = _make_entry(prepared, adapter)
         sha256 = hashlib.sha256(config).hexdigest()
         files[entry] = FileRecord(size=len(config), sha256=sha256)
-        known = {path: files[name].sha256 for path, name in copies_of.items()}
-        known |= {path: file.finish() for path, file in read.items()}
-        update = {"content": hash_content(checkpoint, known)}
-        source = prepared.model.source.model_copy(update=update)
+        written = [tensor for name in shards for tensor in read_header(folder / name)[0]]
+        contents = hash_content(checkpoint), hash_parts(config, written)
+        source = prepared.model.source.model_copy(update={"content": contents[0]})
         with reraise_as(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
-            manifest = _make_manifest(prepared, source, fitting, trained, files)
+            manifest = _make_manifest(prepared, source, fitting, trained, files, contents[1])
         card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))
         write_file(folder / MANIFEST, [manifest.to_text().encode()])
         write_file(folder / CARD, [card.encode()])
-        fix = "export again once it is complete"
-        check_unchanged(prepared.checkpoint.files, prepared.found, fix=fix)
         write_file(folder / entry, [config])  # last: without it, nothing loads
-        check_written(folder, manifest, replace(prepared.model, source=source))
     return manifest
 
 
@@ -214,7 +203,7 @@ def list_unchanged(folder: Path, manifest: Manifest) -> set[str]:
     for name, file in manifest.files.items():
         path = folder / name
         is_there = path.is_file() and not path.is_symlink() and path.stat().st_size == file.size
-        if is_there and recall_hash(path) == file.sha256:
+        if is_there and hash_file(path) == file.sha256:
             unchanged.add(name)
     return unchanged
 
@@ -237,6 +226,7 @@ def _make_manifest(
     fitting: Fitting,
     trained: Trained | None,
     files: dict[str, FileRecord],
+    content: str,
 ) -> Manifest:
     plan, earlier = prepared.plan, prepared.model.manifest
     record = None if trained is None else trained.record
@@ -256,7 +246,7 @@ def _make_manifest(
         versions=list_versions(),
     )
     history = [*(earlier.history if earlier else ()), step]
-    return Manifest(history=history, files=dict(sorted(files.items())))
+    return Manifest(history=history, content=content, files=dict(sorted(files.items())))
 
 
 def _collect_files(

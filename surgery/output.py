@@ -183,8 +183,9 @@ def _create(
         if config is not None:
             write_text(partial / CONFIG, config)
         yield partial
-        _sync(partial)
         _check_free(target, owned, overwrite)  # it may have appeared in the meantime
+        if target.exists():  # what it replaces must not be lost
+            _sync(partial)
         publish(partial, target)
 
 

@@ -46,7 +46,6 @@ class Store:
     """A folder of finished work, which commands and machines may share; None keeps nothing.
 
     - `given`: what the key of every piece of work has, as plain JSON or its hash.
-    - `check`: runs before anything is kept, and raises if it must not be.
 
     A file is written whole or not at all. A missing, damaged, or foreign file, and a folder that
     cannot be written, only mean that work is done again.
@@ -54,14 +53,13 @@ class Store:
 
     folder: Path | None = None
     given: tuple[Any, ...] = ()
-    check: Callable[[], object] = lambda: None
 
-    def narrow(self, *given: Any, check: Callable[[], object] | None = None) -> Store:
+    def narrow(self, *given: Any) -> Store:
         """A store of work that also takes `given`. Every process must call this."""
         if self.folder is None:
             return self
         digest = current_processes().once(lambda: _hash_json(identify(given)))
-        return replace(self, given=(*self.given, digest), check=check or self.check)
+        return replace(self, given=(*self.given, digest))
 
     def get(self, key: Any, compute: Callable[[], Value], *kinds: type) -> Value:
         """What was kept under `key`, else what `compute` returns, which is then kept.
@@ -101,7 +99,6 @@ class Store:
 
     def keep(self, key: Any, value: Any) -> None:
         """Keeps a value under a plain key, if the folder can be written."""
-        self.check()
         if self.folder is None:
             return
         place = self._locate(key)

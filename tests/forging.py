@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import surgery
 from cli.terminal import name_options
-from surgery.errors import OutputError
+from surgery.checkpoint.content import hash_content
+from surgery.errors import OutputError, SurgeryError
 from surgery.publishing.upload import find_publishable
 
 WEIGHTS = "model.safetensors"
@@ -42,6 +44,8 @@ def seal(folder: Path, *more: str) -> None:
         for name, entry in manifest["files"].items():
             content = (folder / name).read_bytes()
             entry.update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        with suppress(SurgeryError, ValueError):  # of weights or a configuration that is damaged
+            manifest["content"] = hash_content(folder)
 
     edit_json(folder / "surgery.json", record)
 

@@ -361,30 +361,6 @@ def test_a_chain_verifies_against_each_of_its_sources(chain: Path, tmp_path: Pat
         assert failed.name == "tensors", "what the cut set stays, whatever followed"
 
 
-def test_a_record_of_one_edit_with_three_steps_is_read_as_three(
-    chain: Path, tmp_path: Path
-) -> None:
-    """As 0.3.0 wrote it: nobody kept the folders between, so only the first source is known."""
-    early = shutil.copytree(chain / "healed", tmp_path / "early")
-    (early / "README.md").unlink()
-
-    def join(manifest: dict[str, Any]) -> None:
-        erase, cut, heal = manifest.pop("history")
-        del heal["healing"]["teacher"]
-        edit = cut | {"source": erase["source"], "job": None, "chosen": None}
-        edit |= {"erasing": erase["erasing"], "healing": heal["healing"]}
-        manifest.update(schema_version=1, edit=edit, history=[])
-
-    edit_json(early / "surgery.json", join)
-    steps = read(early).history
-    assert [step.kind for step in steps] == ["erase", "cut", "heal"]
-    assert [step.source.content for step in steps[1:]] == [None, None]
-    for source in (None, chain / "neox"):
-        checked = verify(early, source=source)
-        assert checked.ok, checked.verdict
-    assert not verify(early, source=chain / "cut").ok, "a folder of which the record knows nothing"
-
-
 def test_the_same_step_again_keeps_what_is_there(chain: Path, tmp_path: Path) -> None:
     before = snapshot(chain)
     cut, healed = ("--output", chain / "cut"), ("--output", chain / "healed")

@@ -38,7 +38,7 @@ def commands():
             yield pytest.param(name.format(lab=lab), command.format(lab=lab), marks=marks)
 
 
-@pytest.mark.parametrize(("name", "command"), commands())
+@pytest.mark.parametrize(("name", "command"), [*commands()])
 def test_a_command_measures_the_same(name: str, command: str, folder: Path, monkeypatch):
     monkeypatch.chdir(folder)
     found = figures.figures(command)

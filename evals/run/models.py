@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from transformers import PreTrainedModel
 
 from evals.run.console import say
 from evals.run.groups import Run
-from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.torch_tensors import TAGS
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import (
@@ -40,15 +38,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in eval mode, where it was `found`, and its tokenizer, if it has one.
-
-    `states`: of its files before they were read.
-    """
+    """A model in eval mode, where it was `found`, and its tokenizer, if it has one."""
 
     found: ResolvedModel
     model: PreTrainedModel
     tokenizer: Any
-    states: Mapping[Path, FileState] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -56,21 +50,12 @@ class LoadedModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The model's name, and the hash of its content.
-
-        Raises `CheckpointError` if its files have changed since they were loaded.
-        """
-        identity = self.found.identified.model_dump()
-        self.check_unchanged()
-        return identity
-
-    def check_unchanged(self) -> None:
-        """Raises `CheckpointError` if files have changed: the model may mix old and new ones."""
-        check_unchanged(self.states, self.states, fix="run it again once it is complete")
+        """The model's name, and the fingerprint of its content."""
+        return self.found.identified.model_dump()
 
     def narrow(self, store: Store, *given: Any) -> Store:
-        """A store of work on the model, which keeps nothing once its files have changed."""
-        return store.narrow(self, *given, check=self.check_unchanged)
+        """A store of work on the model."""
+        return store.narrow(self, *given)
 
     @property
     @by_one
@@ -165,7 +150,6 @@ def open_model(
     place = None if device_map else find_device(device)
     found = find_model(source, revision)
     _check_code(found)
-    states = read_states(found.folder.iterdir())
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
@@ -176,7 +160,7 @@ def open_model(
         say(f"{found.source.model}: {stored} weights are measured in float32 on this CPU")
         model = model.float()
     tokenizer = load_tokenizer(found.folder) if has_tokenizer(found.folder) else None
-    return LoadedModel(found, model, tokenizer, states)
+    return LoadedModel(found, model, tokenizer)
 
 
 def _find_dtype(found: ResolvedModel, dtype: str, place: torch.device) -> torch.dtype:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, get_args
 
 from surgery.checkpoint.configuration import check_config, refuse_quantized
 from surgery.checkpoint.source import HEADS
-from surgery.checkpoint.tensors import FLOATING, StoredTensor, TensorInfo
+from surgery.checkpoint.tensors import FLOATING, TensorInfo
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import Dimensions, Family, TensorRule, family_of
 from surgery.families.record import expert_of
@@ -104,12 +104,6 @@ class Inventory:
         and no model reads them."""
         match = self.family.match(name)
         return match is not None and match[0].role == "attention_buffer"
-
-    def keep_finite(self, tensor: StoredTensor) -> StoredTensor:
-        """The tensor, of which reading raises `CheckpointError` if a number is not finite."""
-        if self.is_mask(tensor.info.name):
-            return tensor
-        return replace(tensor, read_pieces=tensor.read_finite_pieces)
 
     @property
     def is_tied(self) -> bool:

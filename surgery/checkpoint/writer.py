@@ -1,38 +1,34 @@
-"""Writes and hashes files in one pass, with at most one new tensor in memory."""
+"""Writes files with at most one new tensor in memory, and hashes them beside in a thread."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from surgery.checkpoint.content import CopiedFile
 from surgery.checkpoint.source import SAFETENSORS
 from surgery.checkpoint.tensors import Bytes, StoredTensor, read_range, write_header
 
 
 @dataclass(frozen=True)
 class OutputShard:
-    """One weight file to write. `copy_of`: a source file of these entries, whose header stays."""
+    """One weight file to write. `copy_of`: a source file of these entries, whose bytes stay."""
 
     entries: tuple[StoredTensor, ...]
     metadata: dict[str, str]
     copy_of: Path | None = None
 
-    def read_pieces(self, read: Mapping[Path, CopiedFile]) -> Iterator[Bytes]:
-        """Yields the content of the file. `read`: files to hash while tensors are read of them."""
-        infos = [entry.info for entry in self.entries]
+    def read_pieces(self) -> Iterator[Bytes]:
+        """Yields the content of the file."""
         if self.copy_of is not None:
-            size = self.copy_of.stat().st_size - sum(info.nbytes for info in infos)
-            yield from read_range(self.copy_of, 0, size)
-        else:
-            yield write_header(infos, self.metadata)
+            yield from read_range(self.copy_of, 0, self.copy_of.stat().st_size)
+            return
+        yield write_header([entry.info for entry in self.entries], self.metadata)
         for entry in self.entries:
-            path, at = entry.place or (None, 0)
-            file = read.get(path) if path is not None else None
-            yield from entry.read_pieces() if file is None else file.read(entry, at)
+            yield from entry.read_pieces()
 
 
 Progress = Callable[[int], None]
@@ -44,16 +40,25 @@ def write_file(
     pieces: Iterable[Bytes],
     progress: Progress = lambda nbytes: None,
 ) -> str:
-    """Writes a new file and returns its SHA-256, hexadecimal."""
+    """Writes a new file and returns its SHA-256, hexadecimal. Pieces must stay as they are."""
     digest = hashlib.sha256()
-    with path.open("xb", buffering=0) as file, ThreadPoolExecutor(1) as other:
-        for piece in pieces:
-            hashed = other.submit(digest.update, piece)  # both take as long, and share no lock
-            left = memoryview(piece)
-            while left:
-                left = left[file.write(left) :]
-            hashed.result()
-            progress(len(piece))
+    written: queue.Queue[Bytes | None] = queue.Queue(4)
+
+    def hash_written() -> None:
+        while (piece := written.get()) is not None:
+            digest.update(piece)
+
+    hashing = threading.Thread(target=hash_written)
+    hashing.start()
+    try:
+        with path.open("xb") as file:
+            for piece in pieces:
+                written.put(piece)
+                file.write(piece)
+                progress(len(piece))
+    finally:
+        written.put(None)
+        hashing.join()
     return digest.hexdigest()
 
 

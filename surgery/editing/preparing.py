@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.configuration import check_alone, check_config, check_processors
-from surgery.checkpoint.content import FileState, read_states
-from surgery.checkpoint.source import SIDECARS, Checkpoint, read_config, read_sidecar
+from surgery.checkpoint.source import Checkpoint, read_config, read_sidecar
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
 from surgery.families import family_of, has_window
@@ -38,11 +37,9 @@ class Fitting:
 class Prepared:
     """A checked source and the plan of its edit.
 
-    `found`: the states of its files before any was read. `chosen`: the passages and text on which a
-    search chose the cut.
+    `chosen`: the passages and text on which a search chose the cut.
     """
 
-    found: Mapping[Path, FileState]
     model: ResolvedModel
     plan: Plan
     chosen: ChosenOn | None = None
@@ -109,7 +106,6 @@ def prepare(
     if name is not None:
         source = replace(source, source=source.source.model_copy(update={"model": name}))
     folder = source.folder
-    found = read_states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
     config = read_config(folder)
     check_config(config, family_of(config))  # before looking at any weights
     if not downloads:
@@ -130,7 +126,7 @@ def prepare(
         plan = make_plan(inventory, selection, save_as=alike, **told)
         if alike and plan.layout.NAME != "stock":
             plan = make_plan(inventory, selection, **told)
-    return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
+    return Prepared(source, plan, getattr(drop_attn, "chosen", None))
 
 
 def _find_alike(config: dict[str, Any], selection: Selection, layout: str) -> str | None:

@@ -50,7 +50,7 @@ def plan_shards(checkpoint: Checkpoint, plan: Plan, fits: Fits) -> dict[str, Out
         for tensor in shard.tensors:
             kept = changes.get(tensor.info.name)
             if kept is None:
-                entries.append(plan.inventory.keep_finite(tensor))
+                entries.append(tensor)
             elif kept.action == "rewrite":
                 entries.append(new(kept))
             entries += after.get(tensor.info.name, ())

@@ -1,9 +1,4 @@
-"""Checks of a folder of any kind that attn-surgery wrote: its files, and its source.
-
-`check_written` in `surgery.proof.static` checks every new result before it
-gets its name. Hashes that were computed while it was written count there, and its numbers were
-found finite then: no file is read as a whole a second time.
-"""
+"""Checks of a folder of any kind that attn-surgery wrote: its files, and its source."""
 
 from __future__ import annotations
 
@@ -36,8 +31,7 @@ class Check:
 class FolderChecks:
     """Each `check_…` method returns what it found, or raises a `SurgeryError`.
 
-    `found`: the source, if given. `new`: this process has just written the folder from the source,
-    and hashed each file while it was written. `broken`: the stored names of tensors that hold
+    `found`: the source, if given. `broken`: the stored names of tensors that hold
     numbers which are not finite, once files were hashed. `alone`, `with_source`: the checks in
     their order, each of which relies on those before it.
     """
@@ -45,7 +39,6 @@ class FolderChecks:
     folder: Path
     manifest: Manifest
     found: ResolvedModel | None
-    new: bool = False
     broken: list[str] = field(default_factory=list, init=False)
     alone: ClassVar[tuple[str, ...]] = ("files",)
     with_source: ClassVar[tuple[str, ...]] = ()
@@ -68,7 +61,7 @@ class FolderChecks:
             path = self.folder / name
             if not path.is_file():
                 raise CheckpointError(f"{name} is missing")
-            known = record.sha256 if self.new else self._hash(path)
+            known = self._hash(path)
             if path.stat().st_size != record.size or known != record.sha256:
                 raise CheckpointError(f"{name} differs from its recorded SHA-256")
         total = sum(record.size for record in listed.values())

@@ -13,11 +13,6 @@
    of a trained model, at least one parameter is not; `rewritten`: each other tensor is what the
    edit computes from it, except for numbers fitted to text.
 
-`check_written` checks every new result before it gets its name. Hashes that
-were computed while it was written count there, and its numbers were found finite then; of tensors
-that were copied from the source the first numbers are compared: no file is read as a whole a
-second time.
-
 Healing trains every parameter, but no number that the edit sets whatever the source holds. So for a
 healed folder, 4 proves as much as for any other; 6 compares buffers, and constants of the edit.
 """
@@ -25,7 +20,7 @@ healed folder, 4 proves as much as for any other; 6 compares buffers, and consta
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,18 +28,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from surgery.checkpoint.configuration import check_processors
-from surgery.checkpoint.content import hash_file
+from surgery.checkpoint.content import hash_content, hash_file
 from surgery.checkpoint.inventory import Inventory, check_biases, make_inventory
 from surgery.checkpoint.source import (
-    MANIFEST,
     SAFETENSORS,
     SAFETENSORS_INDEX,
     Checkpoint,
     open_checkpoint,
     read_sidecar,
 )
-from surgery.checkpoint.tensors import StoredTensor
-from surgery.errors import CheckpointError, ManifestError, SurgeryError
+from surgery.errors import CheckpointError, SurgeryError
 from surgery.families import family_of
 from surgery.families.wrapped import wrap
 from surgery.hub.resolved import ResolvedModel
@@ -60,10 +53,8 @@ from surgery.proof.expected import (
     replan,
 )
 from surgery.proof.files import Check, FolderChecks
-from surgery.record.manifest import Manifest, Step, read_manifest
+from surgery.record.manifest import Manifest, Step
 from surgery.selection import variant_name
-
-_COMPARED = 1024  # numbers of each copied tensor of a new result
 
 
 @dataclass(frozen=True)
@@ -137,6 +128,8 @@ class FileChecks(FolderChecks):
         if unlisted:
             raise CheckpointError(f"{unlisted[0]} is not in the manifest")
         check_processors(self.folder)
+        if hash_content(result) != self.manifest.content:
+            raise CheckpointError("the recorded content is not that of the weights")
         return f"weights, tokenizer and license, and {code}"
 
     def check_edit(self) -> str:
@@ -159,9 +152,6 @@ class FileChecks(FolderChecks):
     def check_tensors(self) -> str:
         later, compared = set[str](), 0
         for plan in self.plans:
-            if self.new and self.found is not None and plan in self.later:
-                later.update((*plan.rewritten, *plan.dropped))
-                continue  # `rewritten` compares it with more
             actions = {"rewrite"} if plan.layout.NAME == "compact" else {"rewrite", "add"}
             compared += check_repeats(plan, self.result, self.result.read, actions, later)[0]
             later.update((*plan.rewritten, *plan.dropped))
@@ -213,11 +203,11 @@ class FileChecks(FolderChecks):
             stored = {here.stored_names.get(name, name) for here in (result, original)}
             if tensor.info != theirs.info or len(stored) > 1:
                 wrong.add(name)
-            elif not self._equal(tensor, theirs):
+            elif tensor.read() != theirs.read():
                 (trained if name in parameters else wrong).add(name)
         if wrong:
             raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
-        if self.is_trained and not trained and not self._differ(parameters):
+        if self.is_trained and not trained:
             what = "no parameter differs from the source's, so nothing was trained"
             raise CheckpointError(what)
         more = f"; {len(trained)} trained: only names, types, and shapes are the source's"
@@ -227,23 +217,6 @@ class FileChecks(FolderChecks):
     @property
     def _rewritten(self) -> set[str]:
         return {name for plan in self.later for name in plan.rewritten}
-
-    def _differ(self, names: Iterable[str]) -> bool:
-        """Whether any of these tensors differs in any number, where only the first were compared.
-
-        Those that a cut rewrites differ anyway.
-        """
-        if not self.new:
-            return False
-        both = (self.result.tensors, self.original.tensors)
-        names = [name for name in names if name not in self._rewritten and name in both[0]]
-        return any(both[0][name].read() != both[1][name].read() for name in names)
-
-    def _equal(self, one: StoredTensor, other: StoredTensor) -> bool:
-        if self.new:
-            first, others = (tensor.read_first(_COMPARED) for tensor in (one, other))
-            return first.tobytes() == others.tobytes()
-        return one.read() == other.read()
 
     def check_rewritten(self) -> str:
         """Repeats all cuts since the source, and compares. If anything was trained, compares only
@@ -276,25 +249,8 @@ def _name_step(step: Step, plan: Plan) -> str:
 WITH_SOURCE = (*FileChecks.with_source, *AdapterChecks.with_source)
 
 
-def list_checks(
-    folder: Path, manifest: Manifest, found: ResolvedModel | None, new: bool = False
-) -> Iterator[Check]:
+def list_checks(folder: Path, manifest: Manifest, found: ResolvedModel | None) -> Iterator[Check]:
     """Yields the checks of a folder that holds a model, or an adapter. The one that fails is the
     last. Arguments: as for `FolderChecks`."""
     kind = AdapterChecks if manifest.step.is_adapter else FileChecks
-    return kind(folder, manifest, found, new).run()
-
-
-def check_written(
-    folder: Path, manifest: Manifest, found: ResolvedModel | None, *, new: bool = True
-) -> None:
-    """Lets a result pass only if every check passes, and its manifest reads back as it was written.
-
-    `found`: the source, if it is there. `new`: as for `FolderChecks`.
-    """
-    if read_manifest(folder) != manifest:
-        raise ManifestError("does not read back as it was written", where=folder / MANIFEST)
-    for check in list_checks(folder, manifest, found, new):
-        if not check.ok:
-            what = f"does not verify: {check.name}: {check.detail}"
-            raise CheckpointError(what, where=folder)
+    return kind(folder, manifest, found).run()

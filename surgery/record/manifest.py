@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import platform
 import re
@@ -32,9 +30,7 @@ from surgery.selection import (
 from surgery.untrusted import parse_json, read_bytes, reraise_as
 from surgery.variants import variant_of
 
-SCHEMA: Literal[2] = 2
-EARLIER = 1
-"""The schema of versions up to 0.3.0, in which one edit could hold a cut and trainings."""
+SCHEMA: Literal[3] = 3
 REPORTS = ("report.json", "report.html", "report.md")
 RECIPE = "recipe.yaml"
 UNLISTED = (
@@ -527,11 +523,12 @@ class FileRecord(Record):
 class Manifest(History):
     """The whole record of a folder.
 
-    `reports`: the SHA-256 of each file of an evaluation (`REPORTS`) beside the model, which is
-    written later than the rest.
+    `content`: `surgery.checkpoint.content.hash_content` of the folder. `reports`: the SHA-256 of
+    each file of an evaluation (`REPORTS`) beside the model, which is written later than the rest.
     """
 
-    schema_version: Literal[2] = SCHEMA
+    schema_version: Literal[3] = SCHEMA
+    content: Sha256
     files: dict[str, FileRecord]
     reports: dict[str, Sha256] = {}
 
@@ -551,16 +548,6 @@ class Manifest(History):
         if not reports.keys() <= {*REPORTS}:
             raise ValueError(f"not files of a report: {', '.join(reports)[:60]!r}")
         return reports
-
-    @property
-    def content(self) -> str:
-        """What `surgery.checkpoint.content.hash_content` gives for the folder."""
-        lines = (
-            f"{file.sha256} {file.size} {name}\n"
-            for name, file in self.files.items()
-            if name == "config.json" or name.endswith(".safetensors")
-        )
-        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
     def accounts_for(self, name: str) -> bool:
         """Whether the folder may hold this file: recorded, `UNLISTED`, added, a client's notes, or
@@ -590,57 +577,20 @@ def read_manifest(folder: Path) -> Manifest | None:
     return parse_manifest(read_bytes(path, ManifestError), path) if path.exists() else None
 
 
-_RETIRED = ("max_shard_size", "own_variants")
-"""Keys of a step that version 0.4.0 wrote, and nothing reads."""
-
-
 def parse_manifest(text: bytes, where: object) -> Manifest:
     """Parses the content of a manifest. `where`: for messages."""
     with reraise_as(ManifestError, "is not valid", where):
         data = parse_json(text)
         schema = data.get("schema_version") if isinstance(data, dict) else None
-        if schema == EARLIER:
-            data = _read_earlier(data)
-        elif schema != SCHEMA:
+        if schema != SCHEMA:
             raise ManifestError(
                 "has another schema",
                 where=where,
                 expected=f"schema_version {SCHEMA}",
                 got=schema,
-                fix="use the version of attn-surgery that wrote it",
+                fix="attn-surgery 0.4.0 reads schema 2, and 0.3.0 schema 1",
             )
-        history = data.get("history")
-        for step in history if isinstance(history, list) else ():
-            for key in _RETIRED if isinstance(step, dict) else ():
-                step.pop(key, None)
-        return Manifest.model_validate_json(json.dumps(data), strict=True)
-
-
-def _read_earlier(data: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of the earlier schema as one of steps."""
-    kept = {key: value for key, value in data.items() if key not in ("edit", "history")}
-    edits = [*data.get("history", []), data["edit"]]
-    return {**kept, "schema_version": SCHEMA, "history": [s for e in edits for s in _split(e)]}
-
-
-def _split(edit: dict[str, Any]) -> list[dict[str, Any]]:
-    """The steps of an edit that could hold an erasing, a cut, and a healing.
-
-    Nobody kept the folders between them, so their sources have a name, and no content.
-    """
-    edit = {key: value for key, value in edit.items() if key != "job"}
-    erasing, healing = edit.pop("erasing", None), edit.pop("healing", None)
-    only_trained = {**edit, "parts": [], "changed": {}} | dict.fromkeys(("one_hot", "calibration"))
-    steps = [{**only_trained, "erasing": erasing}] if erasing else []
-    steps += [edit] if edit["parts"] or not steps else []
-    teacher = {"teacher": edit["source"]} if healing and healing.get("loss") == "kl" else {}
-    steps += [{**only_trained, "healing": {**healing, **teacher}}] if healing else []
-    if erasing and len(steps) > 1:
-        steps[0]["layout"] = "stock"
-    for before, step in itertools.pairwise(steps):
-        done = "erased" if before.get("erasing") else "cut"
-        step["source"] = {"model": f"{before['source']['model']}-{done}"}
-    return steps
+        return Manifest.model_validate_json(text, strict=True)
 
 
 def list_versions() -> dict[str, str]:
