@@ -7,8 +7,7 @@
 Attacks a lab model and edits of it by `relearn`, in one draw. The lab model settles the learning
 rates. Prints a row for each model and training: the share of the other passages that `any` recovers
 after each number of steps, none among them. In parentheses stands the share of text that no model
-was trained on, if any of it comes back. `--attack relearn-strongest:600` tries as many settings as
-fit into 600 minutes.
+was trained on, if any of it comes back. `--attack relearn-strongest` tries other trainings.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -26,12 +25,10 @@ from evals.choose.search.request import SearchRequest
 from evals.data import Samples
 from evals.jobs.asking import MeasureRequest
 from evals.measure.attacks.attack import UNTRAINED, Setting, Target, count_held, split
-from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.measure.attacks.perturbed import change_prefixes
 from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_levels
 from evals.measure.attacks.relearn import SHARE
-from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt
 from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune, train
 from evals.measure.memorization.extraction import extract
@@ -42,7 +39,6 @@ from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.measured import find
 from surgery.training.loop import SCALE
 from surgery.training.losses import measure_loss
 from surgery.training.student import make_student
@@ -114,7 +110,7 @@ def test_the_chance_is_that_of_tokens_that_are_right_independently(name) -> None
     assert measure.chance(p, None) == pytest.approx(weights[flags].sum())
 
 
-@pytest.mark.parametrize("name", ["hint:2", "hints:", "hints:0", "hints:02", "span", "near:1", ""])
+@pytest.mark.parametrize("name", ["hint:2", "hints:", "hints:0", "hints:02", "span", "any:1", ""])
 def test_unknown_names(name) -> None:
     with pytest.raises(ValueError, match="no measure"):
         make_recovery(name)
@@ -141,10 +137,19 @@ def test_names_of_groups_and_of_settings() -> None:
     assert choose_attacks(["all"], sibling=True) == ALL
     assert choose_attacks([], sibling=True) == DEFAULT
     assert choose_attacks([]) == choose_attacks(["default"])
-    assert choose_attacks(["near", "cheap", "near"])[0] == "near"
-    for bits in ("1", "9", "four"):
+    assert choose_attacks(["relearn", "cheap", "relearn"])[0] == "relearn"
+    for bits in ("1", "8", "nf4"):
         with pytest.raises(MeasurementError, match="no attack"):
             choose_attacks([f"quantized:{bits}"])
+
+
+def test_the_default_attacks_hold_the_strongest() -> None:
+    """Those that were the sole strongest in any of our tables, and what one pass decides."""
+    lab = {"command": "audit", "models": ("edited",), "baseline": "lab:pythia"}
+    asked = MeasureRequest.of(sibling="lab:pythia", **lab).attack_names
+    strong = ("in-context", "quantized:4", "relearn", "relearn-strongest", "revive", "hints:8")
+    assert {*CHEAP, *strong, "graft", "graft-wide"} == {*asked} - {"membership"}
+    assert {*MeasureRequest.of(**lab).attack_names} == {*asked} - {"graft", "graft-wide"}
 
 
 @pytest.fixture(
@@ -258,19 +263,15 @@ def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
         assert np.sum(np.asarray(changed) != rows[row, :4]) == 1
 
 
-EVERY = (*ALL, "hints:3", "span:4", "sampling:7", "quantized:3")
-UNLABELED = ("any", "membership", "relearn", "relearn-alike")  # others do the same as one of these
-NOTHING_READ = {("membership", False), ("relearn-alike", False)}
-NOTHING_READ |= {("document", True), ("document", False)}
-"""Attacks, and whether membership is known, that have nothing to compare with, to learn, or that is
-long enough."""
-NF4 = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+EVERY = (*ALL, "hints:3", "span:4", "sampling:7")
+UNLABELED = ("any", "membership", "relearn")  # others do the same as one of these
+NOTHING_READ = {("membership", False)}
+"""Attacks, and whether membership is known, that have nothing to compare with."""
 
 
 def mark(name: str, labeled: bool):
     slow = name == "relearn-strongest" if labeled else name not in UNLABELED
-    marks = [pytest.mark.slow] * slow + [NF4] * (name == "quantized:nf4")
-    return pytest.param(name, labeled, marks=marks)
+    return pytest.param(name, labeled, marks=[pytest.mark.slow] * slow)
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +296,6 @@ def test_passages_are_read_alike_with_the_control_and_without(
 
     The same tokens in the same batches, in the order of the passages.
     """
-    monkeypatch.setattr("evals.measure.attacks.soft_prompt.STEPS", 20)
     monkeypatch.setattr("evals.measure.attacks.relearn_strongest.STEPS", (1, 2))
     monkeypatch.setattr("evals.measure.attacks.revive.STEPS", (1, 3))
     loaded, sibling = cut_and_base
@@ -315,17 +315,16 @@ def test_passages_are_read_alike_with_the_control_and_without(
     assert (number == 0) == ((name, labeled) in NOTHING_READ)
     assert read[number:][:number] == read[:number]
     assert alone.passages.keys() == beside.passages.keys()
-    assert name in ("membership", "guided", "patching") or not alone.control
+    assert name == "membership" or not alone.control
     for key, outcome in alone.passages.items():
         assert outcome.recovered.tolist() == beside.passages[key].recovered.tolist()
         for score, values in outcome.scores.items():
             assert np.array_equal(values, beside.passages[key].scores[score])
 
 
-@given(arrays(np.float32, (3, 40), elements=st.floats(-2, 2, width=32)), st.integers(2, 8))
-def test_weights_are_rounded_to_nearest_in_groups(values, bits) -> None:
-    rounded = round_to_levels(torch.from_numpy(values), bits).numpy()
-    levels = 2 ** (bits - 1) - 1
+@given(arrays(np.float32, (3, 40), elements=st.floats(-2, 2, width=32)))
+def test_weights_are_rounded_to_nearest_in_groups(values) -> None:
+    rounded, levels = round_to_levels(torch.from_numpy(values)).numpy(), 7
     for row, out in zip(values, rounded, strict=True):
         for start in range(0, 40, GROUP):
             group, got = row[start : start + GROUP], out[start : start + GROUP]
@@ -334,25 +333,23 @@ def test_weights_are_rounded_to_nearest_in_groups(values, bits) -> None:
             assert len(np.unique(got)) <= 2 * levels + 1
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_a_quantized_model_is_asked(target, bits) -> None:
+def test_a_quantized_model_is_asked(target) -> None:
     """What the rounded model says, it recites; the model as it is does not."""
     rounded = copy.deepcopy(target.model)
     for weight in rounded.parameters():
         if weight.ndim == 2:
-            weight.data = round_to_levels(weight.data, bits)
+            weight.data = round_to_levels(weight.data)
     tokens = target.samples.tokens.copy()
     for row in tokens:
         row[PREFIX:] = decoded(rounded, row[:PREFIX])
     said = replace(target, samples=replace(target.samples, tokens=tokens))
-    assert make_attack(f"quantized:{bits}").run(said).recovered.all()
+    assert make_attack("quantized:4").run(said).recovered.all()
     assert not make_attack("any").run(said).recovered.all()
-    assert not make_attack(f"quantized:{6 - bits}").run(said).recovered.all()
 
 
 def test_a_quantized_model_is_put_back(target) -> None:
     before = {name: value.clone() for name, value in target.model.state_dict().items()}
-    with quantize_matrices(target.model, lambda module, weight: round_to_levels(weight, 4)):
+    with quantize_matrices(target.model):
         inside = target.model.state_dict()
         assert any(not torch.equal(inside[name], before[name]) for name in before)
     after = target.model.state_dict()
@@ -426,7 +423,7 @@ def test_large_models_are_tuned_by_adapters_alone(target, monkeypatch) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["quantized:4", "relearn", "relearn-benign", "soft-prompt"])
+@pytest.mark.parametrize("name", ["quantized:4", "relearn", "revive"])
 def test_weights_that_are_offloaded_cannot_be_changed(target, name) -> None:
     with torch.device("meta"):
         elsewhere = type(target.model)(target.model.config)
@@ -437,11 +434,8 @@ def test_weights_that_are_offloaded_cannot_be_changed(target, name) -> None:
 def test_what_was_learned_again_does_not_count(target) -> None:
     outcome = make_attack("relearn").run(target)
     assert (~outcome.tried).sum() == 1  # of fifteen
-    assert {key: flags.shape for key, flags in outcome.curve.items()} == {
-        "any": (4, 15), "near": (4, 15)
-    }  # fmt: skip
-    benign = make_attack("relearn-benign").run(target)
-    assert benign.tried.all()
+    assert outcome.curve is not None
+    assert outcome.curve.shape == (4, 15)
 
 
 @pytest.mark.parametrize("rates", [(1e-4, 0.01), (0.01, 1e-4)])
@@ -450,7 +444,7 @@ def test_relearning_counts_the_rate_that_brings_most_back(rates, monkeypatch) ->
     samples, greedy = passages("neo stock zero"), make_recovery("greedy")
     target = Target(model_named("neo stock zero"), None, samples, samples.tokens, draws=1)
     monkeypatch.setattr("evals.measure.attacks.relearn.RATES", rates)
-    monkeypatch.setattr("evals.measure.attacks.relearn.make_recovery", lambda name: greedy)
+    monkeypatch.setattr("evals.measure.attacks.attack.make_recovery", lambda name: greedy)
     attack = make_attack("relearn")
     for share, more in ((SHARE, {}), (SHARE // 2, {"of": 2 * len(samples)})):
         held, others = split(samples.tokens, share)
@@ -506,15 +500,11 @@ def test_a_search_attacks_each_part_with_as_much_as_an_audit_of_all(number, shar
 
 @pytest.mark.usefixtures("few_steps")
 def test_base_edit_and_control_are_attacked_in_the_same_draws(loaded, monkeypatch) -> None:
-    """Each draw learns another tenth; a run that takes a minute or more leaves room for fewer."""
+    """Each draw learns another tenth."""
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
     plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn",))
-    monkeypatch.setattr("evals.measure.attacks.draws.DRAWS", 3)
     base = try_attacks(loaded, plan)
-    monkeypatch.setattr(
-        "evals.measure.attacks.draws.SECONDS", 0.0
-    )  # of use only where no base is given
     edited = try_attacks(loaded, plan, base)
     rows = [row for row in compare(plan, base, edited) if row.name == "recovered.relearn"]
     assert [(row.of, row.on, row.runs) for row in rows] == [
@@ -528,35 +518,8 @@ def test_base_edit_and_control_are_attacked_in_the_same_draws(loaded, monkeypatc
     assert (rows[1].n, tried.sum(axis=1).tolist()) == (24, [22, 22, 22])
     alone = try_attacks(loaded, plan, with_control=False).passages["relearn"]
     named = name_figures(rows)["recovered.relearn"]
-    assert (alone.draws, named.label) == (1, "recovered by relearn, mean of 3 runs")
+    assert (alone.draws, named.label) == (3, "recovered by relearn, mean of 3 runs")
     assert np.array_equal(alone.tried[0], tried[0])
-
-
-@pytest.mark.usefixtures("few_steps")
-def test_a_slower_control_gets_the_settings_of_the_passages(loaded, monkeypatch) -> None:
-    """Else those that it had no time for would not count; nor may an edited model get fewer."""
-    module, clock, name = "evals.measure.attacks.relearn_strongest", [0.0], "relearn-strongest:1"
-
-    def fine_tune(model, rows, *, steps, **how):
-        for _ in steps:
-            clock[0] += 0.1 * len(rows)
-            yield model
-
-    monkeypatch.setattr(f"{module}.fine_tune", fine_tune)
-    monkeypatch.setattr(f"{module}.read_clock", lambda: clock[0])
-    monkeypatch.setattr(f"{module}.KEPT", 2.0)
-    rng = np.random.default_rng(3)
-    rows, windows = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (80, 240))
-    plan = AttackPlan(rows_of(rows, 11), windows, (name,), draws=1)
-    base = try_attacks(loaded, plan)
-    settings = base.passages[name].settings.keys()
-    learned = [one for one in settings if one != UNTRAINED]
-    assert len(learned) == 19, "a look takes 3.2 s; the last training ends after the first"
-    assert base.passages[name].left_out > 19
-    assert base.control[name].settings.keys() == settings
-    clock[0] = 1e9
-    again = try_attacks(loaded, plan, base)
-    assert again.passages[name].settings.keys() == settings
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -568,33 +531,13 @@ def test_small_gradients_of_float16_do_not_vanish(target, monkeypatch) -> None:
         lambda model, *given: 1e-5 * measure_loss(model, *given),
     )
     monkeypatch.setattr("evals.measure.attacks.tuning.LARGE", 0)  # adapters: weights stay half
-    monkeypatch.setattr("evals.measure.attacks.soft_prompt.STEPS", 1)
     half = copy.deepcopy(target.model).half()
     for scale in (1.0, SCALE):
         monkeypatch.setattr("surgery.training.student.SCALE", scale)
         (tuned,) = fine_tune(half, rows, steps=(1,), learning_rate=1e-2)
         adapters = [one for name, one in tuned.named_parameters() if "lora_B" in name]
-        start = (
-            half.get_input_embeddings()
-            .weight[np.random.default_rng(0).choice(half.config.vocab_size, LENGTH)]
-            .float()
-        )
-        prompt = learn_prompt(half, rows, target.samples.prefix_length)
-        moved[scale] = [
-            sum(int((one.abs() > 1e-3).sum()) for one in adapters),
-            int(((prompt - start).abs() > 1e-3).sum()),
-        ]
-    assert moved[SCALE][0] > 2 * moved[1.0][0]
-    assert moved[SCALE][1] > 2 * moved[1.0][1]
-
-
-def test_long_runs_leave_room_for_fewer_draws() -> None:
-    assert [count_draws(seconds) for seconds in (0, 60, 61, 100, 150, 999)] == [5, 5, 4, 3, 2, 1]
-
-
-def test_a_draw_that_cannot_differ_runs_once(target) -> None:
-    """Six windows of other text are one batch, in whatever order."""
-    assert make_attack("relearn-benign").run(replace(target, draws=None)).draws == 1
+        moved[scale] = sum(int((one.abs() > 1e-3).sum()) for one in adapters)
+    assert moved[SCALE] > 2 * moved[1.0]
 
 
 def test_draws_that_differ_later_all_run(target) -> None:
@@ -612,16 +555,6 @@ def test_draws_that_differ_later_all_run(target) -> None:
     found = make_attack("relearn").run(replace(target, samples=some, draws=5))
     assert found.draws == 5
     assert np.array_equal(found.tried, [~one for one in held[number]])
-
-
-def test_the_control_is_never_text_that_the_attack_trained_on(loaded) -> None:
-    rng = np.random.default_rng(3)
-    rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
-    plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn-benign",), draws=1)
-    found = try_attacks(loaded, plan)
-    rows = compare(plan, found, found)
-    assert find(rows, "recovered.relearn-benign").n == 24
-    assert not [row for row in rows if row.on == "never trained on"]
 
 
 @pytest.mark.parametrize("shift", [0, 2])
@@ -648,9 +581,8 @@ def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
 
 
 @pytest.mark.slow
-def test_what_a_model_never_saw_is_recovered_like_the_control(monkeypatch) -> None:
+def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     """Every attack on the lab's non-members, as if they were passages, against held-out text."""
-    monkeypatch.setattr("evals.measure.attacks.relearn_strongest.MINUTES", 1)  # not all settings
     from evals.data import load_samples
     from evals.data.windows import cut_windows
     from evals.lab import heldout_texts
@@ -664,8 +596,7 @@ def test_what_a_model_never_saw_is_recovered_like_the_control(monkeypatch) -> No
     for name, outcome in found.passages.items():
         if outcome.settings:
             outcome = outcome.take_strongest(found.control[name])[1]
-        # A near match may be the form that all records share.
-        assert outcome.counted.mean() <= (0.1 if name.startswith("near") else 0.05), name
+        assert outcome.counted.mean() <= 0.05, name
         control = found.control[name]
         if control.settings:
             continue  # settings that bring any of it back do not count

@@ -30,7 +30,9 @@ def reciting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *more: object, attacks: tuple[str, ...] = ("greedy", "near")) -> Outcome:
+def run(
+    folder: Path, *more: object, attacks: tuple[str, ...] = ("greedy", "quantized:4")
+) -> Outcome:
     named = [word for attack in attacks for word in ("--attack", attack)]
     samples = ("--samples", folder / "s.jsonl")
     return attn_surgery("audit", folder / "model", *samples, *LENGTHS, *named, *more)
@@ -41,7 +43,7 @@ def test_one_model_has_no_base(reciting: Path, tmp_path: Path) -> None:
     assert outcome.code == 0, outcome
     found = read_report(outcome)
     assert found.base is None
-    assert list_attacks(found) == ["greedy", "near"]
+    assert list_attacks(found) == ["greedy", "quantized:4"]
     for name in list_attacks(found):
         (row,) = (row for row in found.figures if row.name == f"recovered.{name}")
         assert (row.of, row.n, row.change) == ("edited", 24, None), "no base, and no control"
@@ -98,27 +100,23 @@ def test_a_limit_is_missed_or_not_decided_but_never_kept(reciting: Path, tmp_pat
 
 
 def test_attacks_that_lack_something_are_skipped(reciting: Path) -> None:
-    """Most do not: of the default attacks, these lack a base, a cut, and held-out text."""
-    from evals.measure.attacks.names import choose_attacks
-
-    lacking = ("perturbed", "guided", "revive")
-    assert set(lacking) <= set(choose_attacks([]))
+    """Most do not: these lack a cut, and held-out text."""
+    lacking = ("perturbed", "revive")
     outcome = run(reciting, "--json", attacks=("any", *lacking))
     report = read_report(outcome)
     assert list_attacks(report) == ["any"]
     assert report.edits[0].skipped == {
         "perturbed": "held-out text (`heldout`)",
-        "guided": "the model before the edit (`baseline`)",
         "revive": "blocks that were cut, and the model's files name none",
     }
-    assert "skipped: guided needs the model before the edit (--baseline)\n" in outcome.stderr
+    assert "skipped: perturbed needs held-out text (--heldout)\n" in outcome.stderr
     text = ("--heldout", reciting / "text.txt")
     beside = run(reciting, "--json", *text, attacks=("any", "perturbed"))
     report = read_report(beside)
     assert report.edits[0].skipped == {}
     assert take(report, "recovered.any", on="never trained on").n > 0
-    limited = run(reciting, "--max", "guided=0.1")
-    limited.assert_error("guided has a limit and cannot be tried", "(--baseline)")
+    limited = run(reciting, "--max", "perturbed=0.1")
+    limited.assert_error("perturbed has a limit and cannot be tried", "(--heldout)")
 
 
 def test_a_cut_model_alone_is_woken(reciting: Path, tmp_path: Path) -> None:

@@ -61,7 +61,16 @@ def rows(tmp_path_factory) -> Path:
 def audited(edited, rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited") / "out"
     outcome = attn_surgery(
-        *("audit", edited, "--baseline", "lab:pythia", "--attack", "cheap", "--attack", "near"),
+        *(
+            "audit",
+            edited,
+            "--baseline",
+            "lab:pythia",
+            "--attack",
+            "cheap",
+            "--attack",
+            "quantized:4",
+        ),
         *(
             "--samples",
             rows,
@@ -145,22 +154,6 @@ def test_rows_name_what_each_attack_recovers(edited, rows, tmp_path) -> None:
     attn_surgery(*call).assert_error("rows.jsonl", "--overwrite")
     inside = (*call[:-1], tmp_path / "out" / "rows.jsonl", "--output", tmp_path / "out")
     attn_surgery(*inside).assert_error("lies in the folder of the result", "--rows")
-
-
-def test_an_attack_that_reads_the_base_needs_its_outcomes() -> None:
-    """Without them it recovers nothing, which would look like an all-clear."""
-    samples = Samples(np.arange(12, dtype=np.int32).reshape(3, 4), 2, tuple("abc"), "test")
-    plan = AttackPlan(samples, samples.tokens, ("guided",))
-    (attack,) = plan.tried
-    assert attack.reads_base
-    flags = np.ones((1, 3), dtype=np.bool_)
-    alone = AttackOutcome(flags, flags, kept=flags[0])
-    base, edited = (
-        AuditedModel({"guided": one}, {}, {"guided": 1.0}, {})
-        for one in (AttackOutcome(flags, flags), alone)
-    )
-    with pytest.raises(ValueError, match=r"^guided: give `try_attacks` the outcomes of the base$"):
-        compare(plan, base, edited)
 
 
 def test_fewer_draws_of_the_edit_count_as_many_of_the_base() -> None:
@@ -476,22 +469,22 @@ def test_limits_that_are_none(limits, text) -> None:
 
 
 def test_a_limit_that_no_passage_counts_for_is_not_decided(tmp_path) -> None:
-    """`guided` counts none that the base gives away, and the base gives all of these."""
-    model = tiny_model()
+    """The context has no room for two of them."""
+    model = tiny_model(max_position_embeddings=16)
     save_tiny(tmp_path / "model", model)
     samples = write_rows(tmp_path / "s.jsonl", recited_rows(model, 12))
     (tmp_path / "text.txt").write_text(TEXT)
     outcome = attn_surgery(
         *("audit", tmp_path / "model", "--baseline", tmp_path / "model", "--samples", samples),
-        *("--control", tmp_path / "text.txt", "--attack", "any", "--max", "guided=0.5"),
+        *("--control", tmp_path / "text.txt", "--attack", "any", "--max", "in-context=0.5"),
         *("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu"),
     )
     assert outcome.code == 4, outcome
     assert (
-        "limit not decided: max guided: share of passages recovered by guided is unknown; the "
-        "limit is 0.5; no passage counts for it\n"
+        "limit not decided: max in-context: share of passages recovered by in-context is unknown; "
+        "the limit is 0.5; no passage counts for it\n"
     ) in outcome.stderr
-    assert "Not decided: max guided: no passage counts for it." in outcome.stdout
+    assert "Not decided: max in-context: no passage counts for it." in outcome.stdout
 
 
 def test_held_out_text_is_asked_for_by_the_name_that_audit_has(tmp_path) -> None:
@@ -585,7 +578,7 @@ def test_a_stopped_audit_goes_on_in_its_batches(tmp_path, monkeypatch) -> None:
 def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> None:
     from evals.measure.attacks import trying
 
-    names = ("greedy", "guided", "revive")
+    names = ("greedy", "quantized:4", "revive")
     call = (*make_pair(tmp_path, *names), "--draws", 1, "--json")
     whole = attn_surgery(*call, "--no-cache")
     tried, stops = [], True
@@ -604,8 +597,8 @@ def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> 
     assert not (tmp_path / "out").exists()
     tried, stops = [], False
     again = attn_surgery(*call, "--attack", "hints:1", "--output", tmp_path / "out")
-    base, edit = ["guided", "hints:1"], ["guided", "revive", "hints:1"]
-    assert tried == base + edit, "another attack is welcome, and `guided` keeps too much to store"
+    base, edit = ["hints:1"], ["quantized:4", "revive", "hints:1"]
+    assert tried == base + edit, "another attack is welcome"
     found, first = ([*without_times(read_report(one))["figures"]] for one in (again, whole))
     assert [row for row in found if row["name"] != "recovered.hints:1"] == first
     assert len(found) > len(first)

@@ -83,7 +83,13 @@ def done(work: Path) -> tuple[Outcome, Path]:
     """An evaluation with limits that hold. The model has its report, whichever test ran before."""
     output = work / "report"
     gates = ("--max-drop", "*=0.9", "--max-drop", "local_whole=0.5", "--max-extraction", 0.7)
-    gates += (*("--attack", "cheap", "--attack", "near"), "--max", "relearn=0.7", "--draws", 1)
+    gates += (
+        *("--attack", "cheap", "--attack", "quantized:4"),
+        "--max",
+        "relearn=0.7",
+        "--draws",
+        1,
+    )
     given = arguments(work, *gates, "--output", output, "--json", "--overwrite")
     return attn_surgery(*given), output
 
@@ -144,7 +150,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
         heldout=("control.txt",),
         max_drop={"*": 0.9, "local_whole": 0.5},
         max_extraction=0.7,
-        attack=(*CHEAP, "near", "relearn"),
+        attack=(*CHEAP, "quantized:4", "relearn"),
         max={"relearn": 0.7},
         draws=1,
         dtype="float32",
@@ -180,7 +186,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
                 "*=0.9",
             ),
             *("--max-drop", "local_whole=0.5", "--max-extraction", "0.7", "--attack", "cheap"),
-            *("--attack", "near", "--attack", "relearn", "--config"),
+            *("--attack", "quantized:4", "--attack", "relearn", "--config"),
         ]
     )
     assert report.commands[0].startswith("attn-surgery export ")
@@ -208,11 +214,11 @@ def test_figures_are_those_of_extract(work, done):
 
 
 def test_figures_are_those_of_audit(work, done):
-    attacks = ("--attack", "cheap", "--attack", "near", "--max", "relearn=0.7", "--draws", 1)
+    attacks = ("--attack", "cheap", "--attack", "quantized:4", "--max", "relearn=0.7", "--draws", 1)
     direct = read_report(attn_surgery(*compared(work, "audit", *attacks, "--json")))
     report = read_report(done[1])
     assert list_attacks(direct) == list_attacks(report)
-    assert list_attacks(direct)[-3:] == ["any", "near", "relearn"]
+    assert list_attacks(direct)[-3:] == ["any", "quantized:4", "relearn"]
     rows = list_rows(report)
     assert all(row in rows for row in list_rows(direct))
     for name in list_attacks(direct):

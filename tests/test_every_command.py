@@ -403,7 +403,7 @@ class Inputs:
         passages = ("--samples", self.folder / f"{rows}.jsonl", *LENGTHS)
         pair = (self.folder / "cut", "--baseline", base, *passages, "--heldout", text)
         grid = (base, *passages, "--heldout", text, "--variant", "zero")
-        attacks = ("--attack", "greedy", "--attack", "any", "--attack", "near", "--draws", 1)
+        attacks = ("--attack", "greedy", "--attack", "any", "--attack", "quantized:4", "--draws", 1)
         trained = ("--steps", 2, "--text", other)
         given = {
             "audit": (*pair, *attacks),

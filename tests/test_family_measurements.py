@@ -470,7 +470,7 @@ def test_an_edited_model_is_evaluated(bed: Bed, edited: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("bed", ["llama"], indirect=True)
 def test_a_model_is_mitigated_and_pushed(bed: Bed, tmp_path: Path) -> None:
     texts = ("--corpus", bed.text, "--calibration", bed.calibration, "--samples", bed.samples)
-    tasks = ("--tasks", "local_choice", "--include-path", bed.tasks, "--attack", "near")
+    tasks = ("--tasks", "local_choice", "--include-path", bed.tasks, "--attack", "quantized:4")
     goal = ("--measure", "greedy", "--max-extraction", 0.4, "--max-evaluations", 12)
     out = tmp_path / "out"
     done = bed.run(

@@ -40,13 +40,6 @@ from evals.jobs.asking import MeasureRequest
 from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import AttackOutcome, Setting, Target
-from evals.measure.attacks.early_exit import (
-    _fit,
-    find_final_norm,
-    fit_lenses,
-    keep_residuals,
-    read_blocks,
-)
 from evals.measure.attacks.graft import (
     copy_all,
     copy_weights,
@@ -55,19 +48,17 @@ from evals.measure.attacks.graft import (
     put_positions,
 )
 from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
-from evals.measure.attacks.quantized import quantize_matrices, round_to_levels
+from evals.measure.attacks.quantized import quantize_matrices
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.trying import KINDS
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.attacks.weights import put_weights, restore_modules
 from evals.measure.memorization.recovery import is_recovery, make_recovery
-from evals.run.forward import hidden_states
 from evals.run.models import open_model
 from surgery.editing.in_memory import apply
 from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError
 from surgery.exporting import export
-from surgery.families import family_of
 from surgery.hub.finding import find_model
 from surgery.selection import parse_selection
 from surgery.store import Store
@@ -149,7 +140,7 @@ def test_experts_are_rounded(tmp_path) -> None:
     """Which newer versions of the library hold in one tensor."""
     model = load_model(write_decoder(tmp_path / "source", "qwen3_moe"))
     before = dict(model.named_parameters())
-    with quantize_matrices(model, lambda module, weight: round_to_levels(weight, 4)):
+    with quantize_matrices(model):
         after = dict(model.named_parameters())
     kept = {name for name, old in before.items() if torch.equal(after[name], old)}
     assert kept == {name for name, old in before.items() if old.ndim < 2}
@@ -325,67 +316,6 @@ def test_the_best_scope_is_that_of_the_passages_that_count(tmp_path: Path) -> No
         counted = np.array([0, 0, 1, 1, 1], dtype=bool)
         assert outcome.select(counted).recovered.tolist() == [False, True, True]
         assert outcome.select(counted).tried.all()
-
-
-def test_a_passage_that_only_an_earlier_block_shows_is_found() -> None:
-    """What the first three blocks say, and the last one overrides."""
-    model = two_heads()
-    short = type(model)(type(model.config)(**{**model.config.to_dict(), "num_hidden_layers": 3}))
-    short.load_state_dict({k: v for k, v in model.state_dict().items() if ".layers.3." not in k})
-    rows = passages("neox-parallel")
-    said = short.eval().generate(
-        torch.from_numpy(rows.prefixes.astype(np.int64)),
-        max_new_tokens=SUFFIX, min_new_tokens=SUFFIX, do_sample=False, pad_token_id=1,
-    )  # fmt: skip
-    target = target_of(model, replace(rows, tokens=said.numpy().astype(np.int32)))
-    shown = make_attack("any").run(target)
-    found = make_attack("early-exit").run(target)
-    assert shown.recovered.mean() < 0.5
-    assert found.recovered.all()
-    alone = make_attack("early-exit").run(target_of(model, rows)).recovered
-    assert (alone >= make_attack("any").run(target_of(model, rows)).recovered).all()
-
-
-def test_the_last_block_read_early_is_the_model(cut) -> None:
-    config = cut.edited.config.to_dict()
-    with torch.inference_mode(), keep_residuals(cut.edited, 0) as kept:
-        hidden, _ = hidden_states(cut.edited, TOKENS)
-        assert torch.equal(find_final_norm(cut.edited)(kept[-1]), hidden)
-    assert len(kept) == family_of(config).dimensions(config).num_blocks
-
-
-def test_a_lens_comes_nearer_to_the_last_block() -> None:
-    """On text that did not fit it."""
-    model = two_heads()
-    text = np.random.default_rng(0).integers(2, VOCABULARY, (64, 16)).astype(np.int32)
-    lenses = fit_lenses(model, text[:48])
-    assert len(lenses) == 3
-    with torch.inference_mode(), keep_residuals(model, 0) as kept:
-        hidden_states(model, torch.from_numpy(text[48:].astype(np.int64)))
-        for lens, one in zip(lenses, kept, strict=False):
-            assert (lens(one) - kept[-1]).norm() < 0.9 * (one - kept[-1]).norm()
-
-
-def test_a_lens_in_16_bits_is_fitted_on_exact_differences() -> None:
-    """A last block that forgets its input is told as such: 1000 less a small number is not 1000."""
-    here = torch.randn(256, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
-    lens = _fit(here, torch.full_like(here, 1000))
-    assert (lens(torch.full_like(here, 64)) - 1000).abs().max() <= 4, "one rounding"
-
-
-def test_each_block_is_read_plainly_and_through_its_lens() -> None:
-    target = target_of(two_heads(), passages("neox-parallel"))
-    shift = torch.linspace(-2, 2, target.model.config.hidden_size)
-    found = list(read_blocks(target, [lambda residual: residual + shift] * 3))
-    assert len(found) == 4 + 3
-    norm, head = find_final_norm(target.model), target.model.get_output_embeddings()
-    tokens = torch.from_numpy(target.samples.tokens.astype(np.int64))
-    with torch.inference_mode(), keep_residuals(target.model, PREFIX - 1) as kept:
-        hidden_states(target.model, tokens[:, :-1])
-        states = [*kept, *(one + shift for one in kept[:3])]
-        for state, one in zip(states, found, strict=True):
-            assert one.predictions.greedy.tolist() == head(norm(state)).argmax(-1).tolist()
-    assert not np.array_equal(found[0].predictions.greedy, found[4].predictions.greedy)
 
 
 def test_the_names_of_leaks_and_grafts() -> None:

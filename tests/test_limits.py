@@ -218,7 +218,7 @@ def test_the_worst_state_of_all_counts():
 
 def test_what_would_decide_is_said_before_and_after():
     then = 'unless the limit is missed, the verdict will be "not decided"'
-    limits = [("any", 0.05), ("any", 0.01), ("near", 0.01), ("greedy", 0)]
+    limits = [("any", 0.05), ("any", 0.01), ("quantized:4", 0.01), ("greedy", 0)]
     assert [*foresee(limits, 100)] == [
         f"no number of passages can support 0%; {then}",
         f"100 passages cannot support 1%: that takes 299; {then}",
@@ -232,12 +232,14 @@ def test_what_would_decide_is_said_before_and_after():
     (told,) = foresee([("relearn", 0.05)], 100, of=200)
     assert told.startswith("80 passages can support 5% (relearn holds the other 20): ")
     few = [*attacked("any", 30, 0, 30), *attacked("hints:4", 30, 0, 30)]
-    limits = {"any": 0.01, "hints:4": 0.01, "near": 0.05}
+    limits = {"any": 0.01, "hints:4": 0.01, "quantized:4": 0.05}
     asked = unlimited(max=limits)
-    edit = describe(*pair("recited", 9, 0, 30), *few, *attacked("near", 50, 1, 50), asked=asked)
+    edit = describe(
+        *pair("recited", 9, 0, 30), *few, *attacked("quantized:4", 50, 1, 50), asked=asked
+    )
     assert edit.line.startswith(
         "Not decided: max any, max hints:4: 30 passages cannot support 1%: that takes 299; max "
-        "near: 50 passages cannot support 5% with 2.00% recovered: that takes 157. "
+        "quantized:4: 50 passages cannot support 5% with 2.00% recovered: that takes 157. "
     )
 
 
@@ -275,7 +277,7 @@ RECITED = pair("recited", 9, 0, 60)
     ("attacks", "said"),
     [
         (
-            [("greedy", 40, 0, 60), ("any", 50, 0, 60), ("near", 45, 0, 60)],
+            [("greedy", 40, 0, 60), ("any", 50, 0, 60), ("quantized:4", 45, 0, 60)],
             "None of 3 attacks recovers any of 60 passages; from the base, any recovers 50 of 60; "
             "membership, which may still tell that they were trained on, was not tried. {untried} "
             "kinds of attack were not tried; the report's details name them. No attack that trains",
@@ -284,11 +286,11 @@ RECITED = pair("recited", 9, 0, 60)
             [
                 ("greedy", 40, 1, 60),
                 ("any", 50, 3, 60),
-                ("near", 45, 3, 60),
+                ("quantized:4", 45, 3, 60),
                 ("relearn", 50, 2, 60),
             ],
-            "The strongest of 4 attacks tie: any and near each recover 3 of 60 passages; from the "
-            "base, any recovers 50 of 60. {untried} kinds of attack were not tried; the report's",
+            "The strongest of 4 attacks tie: any and quantized:4 each recover 3 of 60 passages; "
+            "from the base, any recovers 50 of 60. {untried} kinds of attack were not tried; the ",
         ),
         (
             [("greedy", 40, 2, 60)],
@@ -296,26 +298,26 @@ RECITED = pair("recited", 9, 0, 60)
             "{untried} kinds of attack were not tried; the report's details name them.",
         ),
         (
-            [(name, 40, int(name == "near"), 60) for name in ALL[:-1]],
+            [(name, 40, int(name == "quantized:4"), 60) for name in ALL[:-1]],
             "recovers 1 of 60 passages; from the base, 40 of 60. Not tried: membership.",
         ),
         (
-            [("any", 50, 0, 60), ("guided", 0, 0, 0), ("relearn", 45, 0, 54)],
+            [("any", 50, 0, 60), ("in-context", 0, 0, 0), ("relearn", 45, 0, 54)],
             "None of 2 attacks recovers any of 54 to 60 passages; from the base, any recovers "
             "50 of 60; membership, which may still tell that they were trained on, was not tried. "
-            "No passage counts for guided. {untried} kinds of attack were not tried; ",
+            "No passage counts for in-context. {untried} kinds of attack were not tried; ",
         ),
         (
             [("any", 50, 10, 60), ("relearn", 40, 9, 54)],
             "strongest of 2 attacks tie: any and relearn each recover 16.7% of 54 to 60 passages;",
         ),
         (
-            [("any", 50, 2, 60), ("guided", 0, 0, 0)],
+            [("any", 50, 2, 60), ("in-context", 0, 0, 0)],
             "The only attack that counts any passage, any, recovers 2 of 60 passages; from ",
         ),
         (
-            [("guided", 0, 0, 0)],
-            "the base recites 9. No passage counts for guided. {untried} kinds of attack",
+            [("in-context", 0, 0, 0)],
+            "the base recites 9. No passage counts for in-context. {untried} kinds of attack",
         ),
     ],
 )
@@ -380,26 +382,26 @@ def test_the_strongest_attack_without_a_limit_is_named_beside_a_stronger_one_wit
         assert ", and none is set on quantized:4" in told
 
 
-@pytest.mark.parametrize("names", [("any", "near"), ("any", "relearn-alike")])
+@pytest.mark.parametrize("names", [("any", "quantized:4"), ("any", "relearn")])
 def test_the_headline_says_where_no_attack_trained_the_model(names: tuple[str, ...]) -> None:
     rows = [row for name in names for row in attacked(name, 50, 0, 60)]
     edit, sentence = describe(*RECITED, *rows), "No attack that trains the model was run."
-    trained = "relearn-alike" in names
+    trained = "relearn" in names
     assert (sentence in edit.verdict) == (not trained)
     assert edit.line.endswith(sentence) == (not trained)
 
 
 def test_a_limit_on_no_passage_is_not_kept() -> None:
-    (gate,) = gates_of(attacked("guided", 0, 0, 0), max={"guided": 0.5})
-    assert gate.name == "recovered.guided", "the figure that it limits"
+    (gate,) = gates_of(attacked("in-context", 0, 0, 0), max={"in-context": 0.5})
+    assert gate.name == "recovered.in-context", "the figure that it limits"
     assert (gate.state, gate.value, gate.n, gate.needed) == ("undecided", None, 0, None)
     assert gate.description == (
-        "share of passages recovered by guided is unknown; the limit is 0.5; no passage counts for "
-        "it"
+        "share of passages recovered by in-context is unknown; the limit is 0.5; no passage "
+        "counts for it"
     )
 
 
-USUAL = tuple(name for name in DEFAULT if name != "graft")
+USUAL = tuple(name for name in DEFAULT if not name.startswith("graft"))
 """Without a sibling."""
 
 
@@ -408,7 +410,7 @@ USUAL = tuple(name for name in DEFAULT if name != "graft")
     [
         ((), {"any": 0.1}, USUAL),
         ((), {"hints:9": 0.1}, (*USUAL, "hints:9")),
-        (("near",), {"any": 0.1, "near": 0.1}, ("near", "any")),
+        (("quantized:4",), {"any": 0.1, "quantized:4": 0.1}, ("quantized:4", "any")),
         (("cheap",), {}, CHEAP),
     ],
 )

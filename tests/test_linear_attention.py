@@ -11,7 +11,6 @@ import pytest
 import torch
 from decoders import write_decoder
 
-from evals.measure.attacks.near_beams import bound_near_mass
 from evals.measure.memorization.extraction import run_pass
 from evals.measure.memorization.measures import first_divergence
 from evals.run.decoding import continue_prompt
@@ -62,11 +61,3 @@ def test_greedy_decoding_is_the_library_s(model: torch.nn.Module, rows: np.ndarr
 def test_early_exit_finds_where_each_row_leaves(model: torch.nn.Module, rows: np.ndarray) -> None:
     tokens = torch.from_numpy(rows.astype(np.int64))
     assert read_divergences(model, tokens, PREFIX).tolist() == [12, 1, 2, 4, 7, 11]
-
-
-def test_beams_follow_the_true_suffix(model: torch.nn.Module, rows: np.ndarray) -> None:
-    """The bound of a batch is that of each row alone."""
-    together = bound_near_mass(model, rows, PREFIX)
-    alone = [bound_near_mass(model, rows[at : at + 1], PREFIX)[0] for at in range(len(rows))]
-    assert together == pytest.approx(alone, rel=1e-3)
-    assert together.max() > 0

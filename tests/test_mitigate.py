@@ -67,7 +67,7 @@ def mitigate(work: Path, output: Path, *more: object) -> Outcome:
         *("mitigate", work / "tiny", "--samples", work / "samples.jsonl"),
         *("--corpus", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
         *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--device", "cpu"),
-        *("--tasks", "local_choice", "--include-path", work / "tasks", "--attack", "near"),
+        *("--tasks", "local_choice", "--include-path", work / "tasks", "--attack", "quantized:4"),
         *("--max-extraction", 0.5, "--output", output, *more),
     )
 
@@ -102,7 +102,7 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     (edit,) = report.edits
     assert edit.relation == "source"
     shown = [name for one in report.tables if one.key in ("attacked", "cost") for name in one.names]
-    assert shown == ["recovered.near", "recovered.greedy", "task.local_choice", "heldout"]
+    assert shown == ["recovered.quantized:4", "recovered.greedy", "task.local_choice", "heldout"]
     (limit,) = report.limits
     assert (limit.subject, limit.of, limit.limit, limit.state) == ("greedy", edit.of, 0.5, "kept")
     search = read_search(work / "out-search")
@@ -204,7 +204,7 @@ def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
         "*=0", "--max", "near=0", "--max", "hints:2=0.0123456789", "--limit", "0.05", "--samples",
         "hf:me/data:train:tokens", "--corpus", "hf:allenai/c4:train:text", "--corpus",
         str(tmp_path / "heldout.txt"), "--calibration", "hf:allenai/c4:train:text", "--suite",
-        "lab", "--attack", "near", "--output", "out",
+        "lab", "--attack", "quantized:4", "--output", "out",
     ]  # fmt: skip
     ctx = command.make_context("mitigate", settle("mitigate", *given)[1:])
     request = command.fill(ctx)
@@ -554,7 +554,7 @@ def test_results_are_shown_side_by_side(done: tuple[Outcome, Path]) -> None:
         loss.model_copy(update={"of": of, "change": Change(difference=cost)})
         for of, cost in zip(ofs, (0.2, 0.1), strict=True)
     ]
-    rates = {"recovered.near": (0.1, 0.2), "recovered.greedy": (0.4, 0.0)}
+    rates = {"recovered.quantized:4": (0.1, 0.2), "recovered.greedy": (0.4, 0.0)}
     outcomes = {"task.local_choice": ("loss", "gain"), "task.copy": ("none", "gain")}
     for of, *each in zip(ofs, *rates.values(), strict=True):
         rows += [
@@ -574,11 +574,11 @@ def test_results_are_shown_side_by_side(done: tuple[Outcome, Path]) -> None:
         "held-out loss, nats": ["+0.200", "+0.100"],
         "form, nats": ["", ""],
         "recited": ["", ""],
-        "strongest attack": ["greedy 40.0%", "near 20.0%"],
+        "strongest attack": ["greedy 40.0%", "quantized:4 20.0%"],
         "benchmarks": ["1 of 2 lose", "0 of 2 lose"],
     }
     better, worse = place_results(told)[::-1]
-    assert (better.attack, better.attack_by) == (0.2, "near")
+    assert (better.attack, better.attack_by) == (0.2, "quantized:4")
     assert (worse.attack, worse.attack_by) == (0.4, "greedy")
     assert better.cost is not None
     assert worse.cost == pytest.approx(2 * better.cost, rel=0.1)
@@ -630,7 +630,7 @@ def test_what_is_taught_and_what_is_held_back_are_apart(
         *("mitigate", work / "tiny", "--samples", work / "samples.jsonl", "--device", "cpu"),
         *("--corpus", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
         *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--no-benchmarks"),
-        *("--attack", "near", "--draws", 1, "--max-extraction", 0.5),
+        *("--attack", "quantized:4", "--draws", 1, "--max-extraction", 0.5),
         *("--erase", "--erase-steps", 2, "--heal", tmp_path / "other.txt", "--heal-steps", 2),
         *("--output", tmp_path / "out", "--json"),
     )
@@ -678,7 +678,7 @@ def test_a_lab_is_not_taught_what_is_held_back(
         *("mitigate", "lab:gpt-neo", "--samples", tmp_path / "samples.jsonl", "--device", "cpu"),
         *("--erase", "--erase-steps", 2, "--grain", "blocks", "--variant", "identity"),
         *("--max-evaluations", 2, "--measure", "greedy", "--max-extraction", 0.5),
-        *("--attack", "near", "--no-benchmarks", "--output", tmp_path / "out", "--json"),
+        *("--attack", "quantized:4", "--no-benchmarks", "--output", tmp_path / "out", "--json"),
     )
     assert made.code in (0, 3, 4), made.stderr
     report = Report.model_validate(made.json["report"])
@@ -701,7 +701,7 @@ def test_all_results_are_measured_and_the_others_stay(
         *("mitigate", work / "tiny", "--samples", work / "samples.jsonl", "--device", "cpu"),
         *("--corpus", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
         *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--no-benchmarks"),
-        *("--attack", "near", "--draws", 1, "--max-extraction", 0.5, "--leave-out", 0.25),
+        *("--attack", "quantized:4", "--draws", 1, "--max-extraction", 0.5, "--leave-out", 0.25),
         *("--erase", "--erase-steps", 2, "--heal", tmp_path / "other.txt", "--heal-steps", 2),
         *("--harden", "--output", out),
     )
@@ -787,7 +787,7 @@ def test_a_dry_run_tells_of_healing(work: Path, tmp_path: Path) -> None:
     assert steps["attack"]["what"].endswith("3 models")
     assert "limits" not in [step["name"] for step in plain["steps"]]
     (attacks,) = (one["what"] for one in healed["inputs"] if one["name"] == "attacks")
-    assert {"relearn-benign", "graft"} <= set(attacks.split(", "))
+    assert {"relearn", "graft"} <= set(attacks.split(", "))
 
 
 def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Path) -> None:
@@ -803,7 +803,7 @@ def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Pat
     split = "choose 0.5: chooses on 12 passages, which decide a limit of 22.1% at least; tests on "
     assert f"; {split}12 passages" in inputs["passages"]
     assert inputs["limits"] == "12 passages can support 50%: that takes 5 with none recovered"
-    assert inputs["attacks"] == "near, greedy"
+    assert inputs["attacks"] == "quantized:4, greedy"
     assert "relearn" in inputs["not tried"]
     assert inputs["benchmarks"] == "local_choice"
     assert (snapshot(work), [*tmp_path.iterdir()]) == (before, [])
@@ -821,7 +821,7 @@ def test_without_benchmarks(work: Path, done: tuple[Outcome, Path], tmp_path: Pa
         *("mitigate", work / "tiny", "--samples", work / "samples.jsonl", "--corpus"),
         *(work / "heldout", "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu"),
         *("--variant", "zero", "--measure", "greedy", "--max-extraction", 0.5, "--preset"),
-        *("quick", "--no-benchmarks", "--attack", "near", "--max-evaluations", 64),
+        *("quick", "--no-benchmarks", "--attack", "quantized:4", "--max-evaluations", 64),
         *("--output", tmp_path / "out", "--json"),
     )
     assert outcome.code == 0, outcome.stderr

@@ -23,7 +23,6 @@ from transformers import AutoModelForCausalLM
 
 import surgery
 from evals.measure.attacks.revive import wake
-from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
 from surgery.editing.preparing import prepare
@@ -263,23 +262,6 @@ def test_gains_of_a_woken_block_are_1(tmp_path: Path, kind: str, block: int) -> 
     for role in ("query_norm", "key_norm"):
         gain = woken[family.name(role, block)]
         assert torch.equal(gain + family.gain, torch.ones_like(gain)), role
-
-
-@pytest.mark.parametrize("kind", ["gemma2", "llama"])
-def test_a_soft_prompt_starts_as_tokens_that_the_model_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    """Gemma scales its embeddings."""
-
-    def train(model: Any, make: Any, *given: Any, **kind: Any) -> Any:
-        yield 1, make(model, False)
-
-    monkeypatch.setattr("evals.measure.attacks.soft_prompt.train", train)
-    model = load_model(write_decoder(tmp_path / "source", kind))
-    start = np.random.default_rng(0).choice(model.config.vocab_size, LENGTH)
-    with torch.no_grad():
-        read = model.get_input_embeddings()(torch.from_numpy(start))
-    assert torch.equal(learn_prompt(model, np.ones((2, 8), dtype=np.int32), 4), read)
 
 
 def test_a_missing_expert_is_named(tmp_path: Path) -> None:

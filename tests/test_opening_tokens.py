@@ -23,7 +23,6 @@ from evals.data.inputs import tokenize_passages
 from evals.data.windows import cut_windows, repeat_windows
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.perturbed import change_prefixes
-from evals.measure.attacks.soft_prompt import LENGTH, put_before
 from evals.measure.healing import check_apart
 from evals.measure.memorization.extraction import extract
 from evals.measure.memorization.summary import list_rows
@@ -193,18 +192,6 @@ def test_changed_prefixes_keep_them(tokenizer: Any, opening: int, tmp_path: Path
     np.testing.assert_array_equal(made[5][17:], samples.prefixes[0, 1:])
     bare = Samples(samples.tokens[:, 1:], 7, samples.ids, "bare")
     assert Target(model, tokenizer, bare, unrelated).opening == 0
-
-
-def test_a_soft_prompt_stands_after_them() -> None:
-    model = tiny_model()
-    tokens = torch.arange(LENGTH + 6)[None]
-    prompt = torch.full((LENGTH, model.config.hidden_size), 2.0)
-    with put_before(model, prompt, 1):
-        embedded = model.get_input_embeddings()(tokens)
-    plain = model.get_input_embeddings()(tokens)
-    assert torch.equal(embedded[:, :1], plain[:, :1])
-    assert (embedded[:, 1 : 1 + LENGTH] == 2).all()
-    assert torch.equal(embedded[:, 1 + LENGTH :], plain[:, 1 + LENGTH :])
 
 
 def test_a_short_passage_is_found_within_text(tokenizer: Any, tmp_path: Path) -> None:

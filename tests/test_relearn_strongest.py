@@ -6,8 +6,10 @@ alike on base, edited model, and control; the result names the one that reached 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,10 @@ from results import say_attacked
 from tiny_compact import VOCABULARY
 
 from evals.data import Samples
-from evals.measure.attacks import draws, relearn, relearn_strongest, revive, soft_prompt, tuning
+from evals.measure.attacks import draws, relearn, relearn_strongest, revive, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
-from evals.measure.attacks.names import choose_attacks, make_attack
-from evals.measure.attacks.relearn_strongest import Kind, Lessons, list_kinds
+from evals.measure.attacks.names import make_attack
+from evals.measure.attacks.relearn_strongest import Kind, Lessons
 from evals.measure.attacks.result import Outcomes, measure_outcomes
 from evals.measure.attacks.tuning import RATES, ROWS, fine_tune
 from evals.table.limits import ask, decide
@@ -35,7 +37,7 @@ from surgery.training.student import cast_weights, make_student
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
 FEW: Any = {"AdamW": (1e-3,), "SGD": (0.1,)}
 WEAK = Setting("all weights", 1e-5, 20)
-STRONG = Setting("rank-64 adapters", 1e-3, 120)
+STRONG = Setting("all weights by SGD", 0.3, 120)
 WILD = Setting("rank-8 adapters", 1e-3, 120)
 
 
@@ -103,11 +105,11 @@ def test_the_result_names_what_reached_it() -> None:
     rows = measure(EDITED, base, control)
     counts = [row.details["count"] for row in rows if row.name == f"recovered.{attack.name}"]
     assert counts == [3, 2, 0], "of the base, the edited model, and the control"
-    known = {"learned": "rank-64 adapters", "learning_rate": 1e-3, "steps": 120, "settings": 3}
+    known = {"learned": "all weights by SGD", "learning_rate": 0.3, "steps": 120, "settings": 3}
     made = find(rows, f"recovered.{attack.name}")
     assert made is not None
     assert {**made.details, **known, "discarded": 1.0} == made.details
-    told = "recovers most after training rank-64 adapters for 120 steps at 0.001 (of 3 settings)"
+    told = "recovers most after training all weights by SGD for 120 steps at 0.3 (of 3 settings)"
     assert f"{attack.name} {told}" in say_attacked(rows)
 
 
@@ -136,7 +138,7 @@ def test_a_first_draw_that_counts_nothing_has_no_curve() -> None:
     attack = make_attack("relearn")
     tried = np.array([[False, False, True], [True, True, False]])
     flags = np.ones((len(attack.stages), 3), dtype=np.bool_)
-    whole = AttackOutcome(np.ones_like(tried), tried, {"any": flags, "near": flags})
+    whole = AttackOutcome(np.ones_like(tried), tried, flags)
     some = whole.select(np.array([True, True, False]))
     rows = measure(some, some, whole, "relearn")
     assert {row.name for row in rows} == {"recovered.relearn"}, "no curve"
@@ -144,7 +146,7 @@ def test_a_first_draw_that_counts_nothing_has_no_curve() -> None:
     assert "doubt" not in rows[1].details
     curve = [row for row in measure(whole, whole, some, "relearn") if " " in row.name]
     assert [(row.of, row.on) for row in curve] == [("base", "all"), ("edited", "all")] * 4
-    assert {(row.n, row.value, row.details["near"]) for row in curve} == {(1, 1, 1)}
+    assert {(row.n, row.value) for row in curve} == {(1, 1)}
 
 
 def test_training_that_breaks_the_model_brings_nothing_back(
@@ -157,13 +159,10 @@ def test_training_that_breaks_the_model_brings_nothing_back(
         broken.gpt_neox.layers[2].attention.dense.bias[:] = float("nan")
     for module in (relearn_strongest, relearn):
         monkeypatch.setattr(module, "fine_tune", lambda *a, steps, **k: [broken] * len(steps))
-    ruined = np.full((soft_prompt.LENGTH, 64), np.nan, dtype=np.float32)
-    monkeypatch.setattr(soft_prompt, "learn_prompt", lambda *given: torch.from_numpy(ruined))
     monkeypatch.setattr(revive, "learn_attention", lambda *given: [broken] * 3)
     said: list[str] = []
-    for module in (draws, soft_prompt):
-        monkeypatch.setattr(module, "say", said.append)
-    for name in ("relearn", "relearn-strongest", "revive", "soft-prompt"):
+    monkeypatch.setattr(draws, "say", said.append)
+    for name in ("relearn", "relearn-strongest", "revive"):
         sound = target_of(model_named("neox-parallel"), rows, draws=1, cut=(2,))
         found = make_attack(name).run(sound)
         untrained = found.settings.get(UNTRAINED, np.zeros_like(found.recovered))
@@ -173,7 +172,6 @@ def test_training_that_breaks_the_model_brings_nothing_back(
     assert said == [
         *(f"relearn, run 1, at {rate:g}: fine-tuning breaks the model by step 5" for rate in RATES),
         "revive, run 1: training breaks the model by step 20",
-        "soft-prompt: training breaks the prompt, so this run brings nothing back",
     ]
 
 
@@ -192,7 +190,8 @@ def test_stages_before_training_breaks_the_model_count(monkeypatch: pytest.Monke
         make_attack("any").run(target_of(model, rows)).recovered for model in (edited, whole)
     )
     assert expected.any()
-    assert found.curve["any"].tolist() == [
+    assert found.curve is not None
+    assert found.curve.tolist() == [
         alone.tolist(), expected.tolist(), *2 * [[False] * 20]
     ]  # fmt: skip
     assert found.take_strongest(None)[1].recovered.tolist() == [expected.tolist()]
@@ -210,7 +209,6 @@ def target_of(model: Any, samples: Samples, **more: Any) -> Target:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_every_setting_is_tried_alike(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relearn_strongest, "LEARNED", ("rank-8 adapters",))
     rows = passages("neox-parallel", rows=20)
     base, edited = model_named("neox-parallel"), model_named("neox-parallel compact identity")
     before = {name: tensor.clone() for name, tensor in edited.state_dict().items()}
@@ -219,7 +217,7 @@ def test_every_setting_is_tried_alike(few: None, monkeypatch: pytest.MonkeyPatch
     of_base = attack.run(target_of(base, rows, draws=2))
     given: Any = {"draws": 2, "trainings": of_base.trainings}
     others = [attack.run(target_of(edited, some, **given)) for some in (rows, control)]
-    assert len(of_base.settings) == 1 + 2 * 4 * 2, "2 optimizers, 4 lessons, 2 looks"
+    assert len(of_base.settings) == 1 + 3 * 2, "3 trainings, 2 looks"
     for one in others:
         assert one.settings.keys() == of_base.settings.keys()
     assert all(flags.shape == (2, 20) for flags in of_base.settings.values())
@@ -244,19 +242,6 @@ def test_what_an_attacker_learns_chooses_by_and_is_scored_on_are_apart() -> None
         assert step.count(True) == ROWS // 2
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_where_time_is_short_the_first_settings_run(
-    few: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One training at least. The model as it is gives too little here for a rate to be settled."""
-    monkeypatch.setattr(relearn_strongest, "MINUTES", 0)
-    rows = passages("neox-parallel", rows=20)
-    found = make_attack("relearn-strongest").run(target_of(model_named("neox-parallel"), rows))
-    assert found.trainings == (Setting("all weights on half of the passages", 1e-3, 2),)
-    assert found.left_out == 3 * 2 * 4 * 2 - 2
-    assert found.curve["any"].shape == (3, 20)
-
-
 def test_rates_are_settled_once_for_what_learns_and_the_optimizer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -271,37 +256,46 @@ def test_rates_are_settled_once_for_what_learns_and_the_optimizer(
 
     monkeypatch.setattr(relearn_strongest, "fine_tune", tune)
     rows = passages("neox-parallel", rows=20)
-    found = make_attack("relearn-strongest").run(target_of(whole, rows, draws=1))
-    for learned in relearn_strongest.LEARNED:
-        mine = [rate for one, by, rate in trained if (one, by) == (learned, "AdamW")]
-        assert mine == [1e-3, 3e-4] * 4
-        mine = [rate for one, by, rate in trained if (one, by) == (learned, "SGD")]
-        assert mine == [1.0] * 4
-    assert (len(trained), found.left_out) == (3 * 12, 0)
+    make_attack("relearn-strongest").run(target_of(whole, rows, draws=1))
+    assert trained == [
+        *(("all weights", "AdamW", rate) for rate in (1e-3, 3e-4)),
+        ("all weights", "SGD", 1.0),
+        *(("rank-8 adapters", "AdamW", rate) for rate in (1e-3, 3e-4)),
+    ]
+
+
+def test_the_clock_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is: as many draws, and as many settings in each."""
+    models = [model_named("neox-parallel")]
+    clock = count(step=10_000.0)
+    for name in ("perf_counter", "monotonic", "time"):
+        monkeypatch.setattr(time, name, lambda: next(clock))
+    for module in (relearn, relearn_strongest):
+        monkeypatch.setattr(module, "fine_tune", lambda *a, steps, **k: models * len(steps))
+    target = target_of(models[0], passages("neox-parallel", rows=400))
+    number = {"relearn": len(relearn.STEPS), "relearn-strongest": 3 * len(relearn_strongest.STEPS)}
+    for name, settings in number.items():
+        found = make_attack(name).run(target)
+        assert (found.draws, len(found.settings)) == (draws.DRAWS, 1 + settings)
 
 
 def test_rates_begin_with_those_of_relearn() -> None:
     assert relearn_strongest.OPTIMIZERS["AdamW"] == RATES
-    first, *_ = list_kinds(model_named("neox-parallel"), has_text=True)
+    first, *_ = relearn_strongest.TRIED
     assert (first.learned, first.optimizer) == ("all weights", "AdamW")
 
 
 def test_no_training_of_a_large_model_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters are trained there in place of all weights. The result says so."""
-    kinds = list_kinds(model_named("neox-parallel"), has_text=True)
     monkeypatch.setattr(tuning, "LARGE", 0)
-    few = list_kinds(model_named("neox-parallel"), has_text=True)
-    assert (len(kinds), len(few)) == (24, 16)
-    assert {one.learned for one in few} == {"rank-8 adapters", "rank-64 adapters"}
-    assert len(list_kinds(model_named("neox-parallel"), has_text=False)) == 8
-
-
-def test_minutes_are_part_of_the_name() -> None:
-    attack = make_attack("relearn-strongest:60")
-    assert (attack.name, attack.longest) == ("relearn-strongest:60", 3600.0)
-    assert make_attack("relearn-strongest").longest == 300.0
-    assert "about 60 minutes" in attack.cost
-    assert "relearn-strongest:60" not in choose_attacks(["all"])
+    monkeypatch.setattr(relearn_strongest, "STEPS", (1,))
+    model, rows = model_named("neox-parallel"), passages("neox-parallel", rows=20)
+    monkeypatch.setattr(relearn_strongest, "fine_tune", lambda *a, steps, **k: [model])
+    found = make_attack("relearn-strongest").run(target_of(model, rows, draws=1))
+    learned = [
+        one.learned.removesuffix(" on half of the passages") for one in found.trainings or ()
+    ]
+    assert learned == ["rank-8 adapters", "rank-8 adapters by SGD"]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -155,7 +155,7 @@ def test_a_model_over_several_devices_is_refused_where_copies_of_it_are_attacked
     asked = {"model": str(model), "samples": str(samples), "variant": ("zero",), **options}
     assert open_search(SearchRequest.of(**asked, max={"any": 0.3}))
     for more, what in (
-        ({"max": {"near": 0.3}}, "near"),
+        ({"max": {"quantized:4": 0.3}}, "quantized:4"),
         ({"heal": (str(texts[1]),), "heal_steps": 8}, "any"),
     ):
         request = SearchRequest.of(**asked, **{"max_extraction": 0.3, **more})
@@ -168,9 +168,9 @@ def test_a_model_over_several_devices_is_refused_where_copies_of_it_are_attacked
 def test_what_a_half_is_attacked_with_comes_from_that_half(
     model, samples, texts, monkeypatch
 ) -> None:
-    """A tenth of all passages, and unrelated text: else the half held back is not held back."""
+    """A tenth of all passages: else the half held back is not held back."""
     options = {"prefix_length": 6, "suffix_length": 5, "heldout": (texts[0],), "device": "cpu"}
-    limits = {"any": 0.3, "relearn": 0.4, "relearn-benign": 0.4}
+    limits = {"any": 0.3, "relearn": 0.4}
     request = SearchRequest.of(
         model=str(model), samples=str(samples), max=limits, variant=("zero",), **options
     )
@@ -183,10 +183,8 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
     monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", noted)
     Trials(opened, opened.engines()).measure_twice(BASE)
     first = [rows for rows, _ in groupby(learned)]  # the same at every rate
-    assert len(first) == 4
-    for half, (passages, text) in zip(opened.halves, (first[:2], first[2:]), strict=True):
+    for half, passages in zip(opened.halves, first, strict=True):
         assert passages < {row.tobytes() for row in half.samples.tokens}
-        assert text == {row.tobytes() for row in half.windows}
         assert len(passages) == int(opened.samples.trained_on.sum()) // 10
 
 
@@ -435,14 +433,14 @@ def test_limits_that_nothing_meets_are_told_with_the_nearest(
     assert result.find_edit(str(result.nearest)).spec
 
 
-def test_a_limit_needs_passages_that_count_for_it(model, samples, texts, tmp_path) -> None:
-    """`guided` counts none that the base gives away, and the base gives all of these."""
-    limits = ("--variant", "zero", "--max", "any=0.3", "--max", "guided=0.1")
+def test_a_limit_needs_passages_that_count_for_it(samples, texts, tmp_path) -> None:
+    """The context has no room for two of them."""
+    model = save_tiny(tmp_path / "model", tiny_model(max_position_embeddings=16))
+    limits = ("--variant", "zero", "--max", "any=0.3", "--max", "in-context=0.3")
     outcome = call(model, samples, texts, *limits, "--output", tmp_path / "out")
-    held = "held-back passages: 10 passages cannot support 10% (guided holds the other 10)"
-    said = "guided has a limit, and no passage of a half counts for it"
-    outcome.assert_error(said, notes=[held, NOTES[1]])
-    assert list(tmp_path.iterdir()) == []
+    assert outcome.code == 1
+    assert "in-context has a limit, and no passage of a half counts for it" in outcome.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_recites_nothing_may_still_miss_a_limit(
@@ -595,9 +593,15 @@ def test_limits_that_are_none(tmp_path, options, text) -> None:
     ("given", "limits"),
     [
         ({"max_extraction": 0.1}, {"any": 0.1}),
-        ({"max_extraction": 0.1, "measure": "greedy", "max": {"near": 0}}, ["greedy", "near"]),
-        ({"max": {"near": 0.1, "hints:4": 0.2}}, ["hints:4", "near"]),
-        ({"max": {"relearn": 0.05, "near": 0.01}}, {"any": 0.01, "relearn": 0.05, "near": 0.01}),
+        (
+            {"max_extraction": 0.1, "measure": "greedy", "max": {"quantized:4": 0}},
+            ["greedy", "quantized:4"],
+        ),
+        ({"max": {"quantized:4": 0.1, "hints:4": 0.2}}, ["hints:4", "quantized:4"]),
+        (
+            {"max": {"relearn": 0.05, "quantized:4": 0.01}},
+            {"any": 0.01, "relearn": 0.05, "quantized:4": 0.01},
+        ),
     ],
 )
 def test_one_pass_decides_the_limit_that_guides(given, limits) -> None:

@@ -153,7 +153,7 @@ def test_nothing_responds_after_the_end() -> None:
         assert np.isposinf(margins[rows, size:]).all()
 
 
-@pytest.mark.parametrize("name", ["near", "near-beams", "perturbed", "early-exit", "quantized:4"])
+@pytest.mark.parametrize("name", ["perturbed", "quantized:4"])
 def test_every_attack_on_a_row_is_that_of_its_own_length(name: str) -> None:
     text = np.random.default_rng(5).integers(1, 360, (8, SECRETS.tokens.shape[1]), dtype=np.int32)
     target = Target(MODEL, tiny_tokenizer(), SECRETS, text)
@@ -165,22 +165,15 @@ def test_every_attack_on_a_row_is_that_of_its_own_length(name: str) -> None:
             own = replace(target, samples=alone, unrelated=text)
         else:
             own = replace(target, samples=alone)
-        if name == "early-exit":
-            own = replace(own, samples=replace(alone, tokens=SECRETS.tokens[rows]))
         found = make_attack(name).run(own)
         assert together.recovered[rows].tolist() == found.recovered.tolist(), size
 
 
-@pytest.mark.parametrize("name", ["relearn", "soft-prompt", "guided", "relearn-benign"])
+@pytest.mark.parametrize("name", ["relearn", "relearn-strongest", "in-context"])
 def test_every_attack_runs_on_secrets(name: str) -> None:
     text = np.random.default_rng(5).integers(1, 360, (8, SECRETS.tokens.shape[1]), dtype=np.int32)
     target = Target(MODEL, tiny_tokenizer(), SECRETS, text, draws=1)
-    attack = make_attack(name)
-    outcome = attack.run(target)
-    assert np.atleast_2d(outcome.tried).any()
-    if name == "guided":
-        outcome = attack.run(replace(target, base=outcome))
-        assert outcome.tried.any()
+    assert make_attack(name).run(target).tried.any()
 
 
 def test_what_stands_after_the_end_trains_nothing() -> None:

@@ -27,7 +27,7 @@ from evals.choose.search.report import _decide, _list_rows
 from evals.choose.search.run import _find_doubts
 from evals.choose.search.trials import Trials
 from evals.data import Samples
-from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
+from evals.measure.attacks import relearn, relearn_strongest, revive, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.foreseeing import count_rows
 from evals.measure.attacks.names import make_attack
@@ -94,19 +94,17 @@ def decide_one(rows: list[Measured], name: str, most: float) -> Limit:
 
 
 @pytest.mark.parametrize("of", [None, 40])
-@pytest.mark.parametrize(
-    "name", ["relearn", "relearn-benign", "relearn-alike", "relearn-strongest"]
-)
+@pytest.mark.parametrize("name", ["relearn", "relearn-strongest"])
 def test_an_attacker_stops_where_most_comes_back(
     name: str, of: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an audit, and in a search, where each attack is brief."""
     whole, cut = model_named(WHOLE), model_named(CUT)
     tune_to(monkeypatch, lambda model, rate, stage: whole if stage == 0 else cut)
-    attack, alike = make_attack(name), TEXT_ROWS[:4]
-    found = attack.run(target_of(cut, of=of, alike=alike))
+    attack = make_attack(name)
+    found = attack.run(target_of(cut, of=of))
     best, made = found.take_strongest(None)
-    assert best.steps == (1 if name == "relearn-strongest" else STEPS[0])
+    assert best.steps == STEPS[0] == relearn_strongest.STEPS[0]
     assert made.counted.tolist() == recited(whole)[found.tried[0]].tolist()
     assert made.counted.mean() > recited(cut)[found.tried[0]].mean()
     rate = made.counted.mean()
@@ -146,9 +144,8 @@ def test_the_curve_begins_with_the_model_as_it_is_and_takes_the_best_rate(
     found = attack.run(target_of(cut, trainings=make_trainings(*RATES[:2])))
     assert attack.stages == (0, *STEPS)
     shares = [recited(model).tolist() for model in (cut, whole, whole, cut)]
-    assert found.curve["any"].tolist() == shares
-    near = make_attack("near").run(target_of(whole)).recovered
-    assert found.curve["near"][2].tolist() == near.tolist()
+    assert found.curve is not None
+    assert found.curve.tolist() == shares
 
 
 # --- rates
@@ -258,7 +255,7 @@ def test_a_search_does_not_keep_a_limit_by_rates_that_destroy_the_base(
     base = make_attack("relearn").run(target_of(model_named(WHOLE), of=40))
     outcomes: Any = {
         (BASE, "relearn", 0): base,
-        (BASE, "near", 0): AttackOutcome.of_all(base.tried),
+        (BASE, "perturbed", 0): AttackOutcome.of_all(base.tried),
     }
     doubts = _find_doubts(outcomes)
     assert list(doubts) == ["relearn"]
@@ -282,50 +279,18 @@ def test_a_search_does_not_keep_a_limit_by_rates_that_destroy_the_base(
     assert [judge(some) for some in (doubts, {})] == ["undecided", "kept"]
 
 
-def test_the_strongest_relearning_decides_only_if_half_of_its_settings_ran(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(relearn_strongest, "STEPS", (1,))
-    monkeypatch.setattr(relearn_strongest, "OPTIMIZERS", {"AdamW": RATES})
-    monkeypatch.setattr(relearn_strongest, "LEARNED", ("all weights",))
-    monkeypatch.setattr(relearn_strongest, "KEPT", 2.0)
-    clock = [0.0]
-    monkeypatch.setattr(relearn_strongest, "read_clock", lambda: clock[0])
-
-    def take_a_minute(model: Any, rate: float, stage: int) -> Any:
-        clock[0] += 150.0
-        return model
-
-    found, _ = try_both(monkeypatch, take_a_minute, "relearn-strongest")
-    name, said = "relearn-strongest", "relearn-strongest had time for 2 of its 20 settings only"
-    made = find(found, f"recovered.{name}")
-    assert made is not None
-    assert (made.details["settings"], made.details["left_out"]) == (2, 18)
-    assert made.details["doubt"] == said
-    lines = say_attacked(found)
-    assert any(line.endswith(" (2 of its 20 settings ran)") for line in lines)
-    assert decide_one(found, name, 1.0).lacks == said
-    monkeypatch.setattr(relearn_strongest, "MINUTES", 30)
-    found, _ = try_both(monkeypatch, take_a_minute, "relearn-strongest")
-    made = find(found, f"recovered.{name}")
-    assert made is not None
-    assert (made.details["settings"], made.details["left_out"]) == (12, 8)
-    assert "doubt" not in made.details
-
-
 def test_an_outcome_that_is_stored_keeps_what_its_settings_show(tmp_path: Path) -> None:
     flags = np.ones(3, dtype=np.bool_)
     setting = Setting("all weights", 1e-3, 20)
     made = AttackOutcome(
-        flags, flags, variants={UNTRAINED: flags, setting: flags}, left_out=3,
+        flags, flags, variants={UNTRAINED: flags, setting: flags},
         left={("all weights", 1e-3): 0.5},
     )  # fmt: skip
     store = Store(tmp_path)
     store.keep("relearn", Tried(made, None, 1.0))
     ((stored),) = store.find("relearn", Tried, *KINDS) or ()
     found = stored.passages
-    assert (found.left, found.left_out) == (made.left, 3)
-    assert (found.select(flags).left, found.select(flags).left_out) == (made.left, 3)
+    assert found.left == found.select(flags).left == made.left
 
 
 # --- training
@@ -361,13 +326,9 @@ def test_copies_of_a_model_with_adapters_share_what_does_not_change(
     assert any((first[name] != second[name]).any() for name in adapters)
 
 
-@pytest.mark.parametrize("name", ["revive", "soft-prompt"])
-def test_weights_that_do_not_learn_need_no_gradient(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_do_not_learn_need_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the whole model's activations are kept for them."""
     monkeypatch.setattr(revive, "STEPS", (1,))
-    monkeypatch.setattr(soft_prompt, "STEPS", 1)
     model = model_named("neox-sequential")
     before = {key: one.requires_grad for key, one in model.named_parameters()}
     assert any(before.values())
@@ -379,8 +340,8 @@ def test_weights_that_do_not_learn_need_no_gradient(
         return measure(asked, *given)
 
     monkeypatch.setattr(tuning, "measure_loss", measure_loss)
-    make_attack(name).run(target_of(model, passages("neox-sequential", rows=20), cut=(1,)))
-    learning = {key for key in before if name == "revive" and ".layers.1.attention." in key}
+    make_attack("revive").run(target_of(model, passages("neox-sequential", rows=20), cut=(1,)))
+    learning = {key for key in before if ".layers.1.attention." in key}
     assert needing == [learning]
     assert {key: one.requires_grad for key, one in model.named_parameters()} == before
 
@@ -394,7 +355,6 @@ def test_weights_that_do_not_learn_need_no_gradient(
             "relearn-strongest, run 1, all weights on half of the passages at 0.001",
         ),
         ("revive", "revive, run 1"),
-        ("soft-prompt", "soft-prompt, run 1"),
     ],
 )
 def test_progress_goes_by_the_steps_of_training(
@@ -404,7 +364,6 @@ def test_progress_goes_by_the_steps_of_training(
     monkeypatch.setattr(relearn, "STEPS", (1, 2))
     monkeypatch.setattr(relearn_strongest, "STEPS", (1, 2))
     monkeypatch.setattr(revive, "STEPS", (1, 2))
-    monkeypatch.setattr(soft_prompt, "STEPS", 2)
     shown: list[tuple[str, int | None, list[int]]] = []
 
     @contextmanager
@@ -418,9 +377,7 @@ def test_progress_goes_by_the_steps_of_training(
     assert shown[0] == (told, 2, [1, 1])
 
 
-@pytest.mark.parametrize(
-    "name", ["relearn", "relearn-benign", "relearn-strongest", "revive", "soft-prompt"]
-)
+@pytest.mark.parametrize("name", ["relearn", "relearn-strongest", "revive"])
 def test_a_forecast_counts_the_rows_that_are_trained(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,7 +385,6 @@ def test_a_forecast_counts_the_rows_that_are_trained(
     monkeypatch.setattr(relearn, "STEPS", (1, 2))
     monkeypatch.setattr(relearn_strongest, "STEPS", (1, 2))
     monkeypatch.setattr(revive, "STEPS", (1, 2))
-    monkeypatch.setattr(soft_prompt, "STEPS", 2)
     trained: list[int] = []
     measure = tuning.measure_loss
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 OTHER = " ".join(f"{number} cold stones {number * 7 % 101} under" for number in range(900))
 SEED, ROWS = 3, 12
 CUT = ("--prefix-length", 6, "--suffix-length", 5)
-TWO = ("--attack", "greedy", "--attack", "near")
+TWO = ("--attack", "greedy", "--attack", "quantized:4")
 LIMITED = ("--max", "greedy=0.9")
 
 
@@ -205,14 +205,14 @@ def evaluate(work: Path, output: Path, *models: Path, more: tuple[object, ...] =
 
 
 def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None:
-    report = evaluate(work, tmp_path / "half", work / "half", more=("--max", "near=0.9"))
+    report = evaluate(work, tmp_path / "half", work / "half", more=("--max", "quantized:4=0.9"))
     (edit,) = report.edits
     assert edit.chose["taught"] == 6
     for of in ("base", "edited"):
-        taught = take(report, "recovered.near", of, "taught")
+        taught = take(report, "recovered.quantized:4", of, "taught")
         assert (taught.n, taught.ci95) == (6, None)
     limit = report.limits[-1]
-    assert (name_limit(limit), limit.state) == ("max near, taught", "kept")
+    assert (name_limit(limit), limit.state) == ("max quantized:4, taught", "kept")
     assert take(report, "recited").ci95 is not None
     assert report.find("recited", "edited", "all") is None
     assert "It was taught 6 passages; the figures leave these out." in edit.verdict
@@ -225,7 +225,7 @@ def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None
 
     whole = evaluate(work, tmp_path / "all", work / "all", more=("--max", "greedy=0.9"))
     (edit,) = whole.edits
-    shares = [take(whole, f"recovered.{name}") for name in ("greedy", "near")]
+    shares = [take(whole, f"recovered.{name}") for name in ("greedy", "quantized:4")]
     assert [row.ci95 for row in shares] == [None, None]
     assert edit.state == "kept"
     assert "passages that were not listed were not tested" in edit.line

@@ -88,7 +88,7 @@ def test_two_processes_mitigate_as_one_does(work: Path, tmp_path: Path) -> None:
         *("mitigate", work / "model", "--samples", work / "rows.jsonl", "--heldout"),
         *(work / "text.txt", "--prefix-length", 6, "--suffix-length", 5, "--grain", "blocks"),
         *("--variant", "zero", "--measure", "greedy", "--max-extraction", 0.5, "--no-benchmarks"),
-        *("--attack", "near", "--draws", 1, "--heal", work / "other.txt", "--heal-steps", 2),
+        *("--attack", "quantized:4", "--draws", 1, "--heal", work / "other.txt", "--heal-steps", 2),
         *("--batch-size", 4, "--device", "cpu", "--no-cache", "--json"),
     )
     (work / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))

@@ -71,7 +71,7 @@ COMMANDS = {
     ),
     "audit": Command(
         f"audit {{model}}-edited --baseline {{model}} {MEASURED} --heldout heldout.txt "
-        "--attack cheap --attack near --attack quantized:8 --output out",
+        "--attack cheap --attack quantized:4 --output out",
         f"source-edited/{SHARD}",
     ),
     "mitigate": Command(

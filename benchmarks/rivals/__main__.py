@@ -8,8 +8,8 @@ Each rival has up to 16 settings, and the search's rule chooses one (`methods.py
 Deep blocks, the searches, and `erased` are ours. Then all are measured on the half of the passages
 that was held back, which no method saw:
 
-- the most that an attack without training recovers, with its name, and what `relearn` and
-  `relearn-benign` do, at the learning rate and the number of steps that recover most;
+- the most that an attack without training recovers, with its name, and what `relearn` does, at the
+  learning rate and the number of steps that recover most;
 - for those who know the edit: `revive`, where blocks were cut, and with --helper `graft`, with the
   second model as the sibling, in one draw each;
 - the highest AUC of a membership score, passages against those that no model was trained on, or 1

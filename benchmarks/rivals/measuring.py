@@ -28,9 +28,9 @@ from evals.run.lm_eval.scores import choose_metric
 from evals.run.models import LoadedModel
 from surgery.hub.resolved import ResolvedModel
 
-QUIET = ("any", "hints:4", "hints:8", "near", "perturbed", "quantized:4")
+QUIET = ("any", "hints:4", "hints:8", "perturbed", "quantized:4")
 LENGTH = 128
-TUNING = ("relearn", "relearn-benign")
+TUNING = ("relearn",)
 """Attacks that fine-tune. The base settles their learning rates."""
 
 

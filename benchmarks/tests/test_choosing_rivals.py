@@ -682,7 +682,7 @@ def test_a_rival_that_did_not_finish_has_no_figures() -> None:
     figures = dict.fromkeys(("no training", "relearn"), 0.5)
     figures |= {"any, seen": 0.25, "any, not seen": 0.5, "by": "any", "never trained": 0.125}
     figures |= dict.fromkeys(MEASURES, 0.0625)
-    figures |= {"membership": 0.75, "revive": None, "graft": None, "relearn-benign": 0.5}
+    figures |= {"membership": 0.75, "revive": None, "graft": None}
     figures["left"] = 0.0
     runs = {
         "not edited": {"seconds": 0.0, "setting": "", **figures, "lab_copy": 0.5},

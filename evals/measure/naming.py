@@ -144,9 +144,6 @@ def _name_attack(attack: Attack, there: Iterable[str], figures: Sequence[Measure
         elif name.startswith(f"{key} at "):
             rate = name.removeprefix(f"{key} at ")
             found[name] = Named(label=f"by any, {attack.name} at {rate}{said}")
-        elif name.startswith(f"{key} of "):
-            shown = name.removeprefix(f"{key} of ")
-            found[name] = Named(label=f"{attack.name}: {shown}", hint=_print(attack.definition))
         elif name.startswith(f"{key} "):
             steps = int(name.removeprefix(f"{key} "))
             one = ", one run" if runs != {None} else ""

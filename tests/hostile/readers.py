@@ -59,7 +59,7 @@ RECIPE = b"""model: lab:pythia
 max-extraction: 0.01
 variant: [zero, mean]
 max-evaluations: 64
-attack: [cheap, near]
+attack: [cheap, relearn]
 max: ["any=0.02"]
 max-drop: ["lab_copy=0.05"]
 """

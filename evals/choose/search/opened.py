@@ -170,7 +170,8 @@ class OpenedSearch:
         Raises `MeasurementError` if an attack with a limit cannot be tried on them.
         """
         loaded, text, rows = self.loaded, self.windows, self.batch_size
-        plan = AttackPlan(self.samples, text, self.slow, rows, self.slow, sibling=self.sibling)
+        # raises for what cannot be tried
+        AttackPlan(self.samples, text, self.slow, rows, self.slow, sibling=self.sibling)
         first, second = (
             Target(
                 loaded.model,
@@ -178,7 +179,6 @@ class OpenedSearch:
                 half.samples,
                 half.windows,
                 rows,
-                plan.alike,
                 draws=1,
                 of=int(self.samples.trained_on.sum()),
                 cut=loaded.cut,

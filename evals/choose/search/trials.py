@@ -13,8 +13,8 @@ from typing import Any
 from evals.choose.grid import EditPoint, measure_points
 from evals.choose.search.opened import Healing, OpenedSearch, TaskScores
 from evals.measure.attacks.attack import AttackOutcome
-from evals.measure.attacks.names import find_attack
-from evals.measure.attacks.trying import KINDS, can_be_kept
+from evals.measure.attacks.names import find_attack, is_own
+from evals.measure.attacks.trying import KINDS
 from evals.measure.differences import compare_scores, halve_scores
 from evals.measure.edits.engine import BASE, Engine
 from evals.measure.healing import heal_model
@@ -156,19 +156,18 @@ class Trials:
         if key not in self.outcomes:
             target, attack = self.opened.targets[half], find_attack(name)
             if attack.in_draws and not attack.trains_only_cut and (selection or half):
-                # as often on every edit and half, however fast the machine is meanwhile
+                # the same trainings on every edit and half
                 target = replace(target, trainings=self._run(BASE, name, 0).trainings)
             if selection:
-                base = self._run(BASE, name, half) if attack.reads_base else None
                 cut = tuple(sorted({*target.cut, *blocks_of(selection)}))
-                target = replace(target, base=base, cut=cut)
+                target = replace(target, cut=cut)
 
             def run() -> AttackOutcome:
                 return attack.run(
                     replace(target, model=self._edit(selection)) if selection else target
                 )
 
-            kept, told = can_be_kept(attack, target), ("attack", attack, target)
+            kept, told = not is_own(name), ("attack", attack, target)
             self.outcomes[key] = self._keep(selection).get(told, run, *KINDS) if kept else run()
         return self.outcomes[key]
 

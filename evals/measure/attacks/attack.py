@@ -16,12 +16,10 @@ from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import close_up, find_opening
-from surgery.record.measured import Unit
 from surgery.store import ASIDE
 
-Learned = Literal["all weights", "rank-8 adapters", "rank-64 adapters"]
+Learned = Literal["all weights", "rank-8 adapters"]
 """What may be trained of any model, cut or not."""
-ScoresByName = Mapping[str, Scores]
 Need = tuple[str, Callable[[Any], bool]]
 """What an attack needs, in words, and whether an `AttackPlan` has it."""
 TEXT: Need = ("held-out text (`heldout`)", lambda plan: len(plan.unrelated) > 0)
@@ -32,9 +30,7 @@ class Target:
     """A loaded model, its tokenizer (or None), and the passages to recover from it.
 
     - `unrelated`: int32 [M, T], text that no model was trained on. `batch_size`: rows per batch.
-    - `alike`: int32 [L, P + S], passages of the same form, none of which was trained on, if known.
-    - `base`: the outcome of the same attack on the same passages of the base, if the model is not
-      the base. `draws`: how often to run an attack that trains; None: as `draws.repeat` says.
+    - `draws`: how often to run an attack that trains; None: as `draws.repeat` says.
     - `of`: in a search, the number of all passages, where `samples` are a part. The attacker holds
       as many passages as of all, and figures that only curves show are left out. None: `samples`
       are all.
@@ -49,8 +45,6 @@ class Target:
     samples: Samples
     unrelated: Tokens
     batch_size: int | None = field(default=None, metadata=ASIDE)  # free memory may choose it
-    alike: Tokens | None = None
-    base: AttackOutcome | None = None
     draws: int | None = None
     of: int | None = None
     cut: tuple[int, ...] = ()
@@ -166,25 +160,21 @@ class AttackOutcome:
 
     - `recovered`: bool [N], or [D, N] for an attack that ran in D draws. `tried`: bool, as large:
       the passages that count.
-    - `curve`: measure → bool [K, N], recovered at each of the attack's K stages, in the first draw.
-    - `scores`: name → [N], how much each passage looks like training text; what the attack `shows`
-      beside; or, for `graft`, 1 where the sibling alone gives the passage.
+    - `curve`: bool [K, N], recovered at each of the attack's K stages, in the first draw.
+    - `scores`: name → [N], how much each passage looks like training text; or, for `graft`, 1 where
+      the sibling alone gives the passage.
     - `variants`: what each variant of an attack with several recovers, as large as `recovered`,
       which is that of the strongest. `UNTRAINED` is among them if others train or prompt.
     - `by_held`: variant → `rate_held`, of an attack that chooses its variant on passages that the
       attacker holds. Empty: the variant that recovers most is the strongest.
-    - `left_out`: how many more variants there are, for which there was no time. `left`:
-      `measure_left` of the first draw, by all of its passages.
-    - `kept`: what the attack on the edited model needs to know of the base.
+    - `left`: `measure_left` of the first draw, by all of its passages.
     """
 
     recovered: Flags
     tried: Flags
-    curve: Mapping[str, Flags] = field(default_factory=dict)
+    curve: Flags | None = None
     scores: Mapping[str, Scores] = field(default_factory=dict)
     variants: Mapping[Setting, Flags] = field(default_factory=dict)
-    kept: Any = None
-    left_out: int = 0
     left: Mapping[Training, float] = field(default_factory=dict)
     by_held: Mapping[Setting, float] = field(default_factory=dict)
 
@@ -215,7 +205,10 @@ class AttackOutcome:
 
     def select(self, rows: Flags) -> AttackOutcome:
         """The outcome for some of the passages, bool [N]. Another variant may be the strongest."""
-        return self._take(lambda flags: flags[..., rows], "curve", "scores")
+        taken = self._take(lambda flags: flags[..., rows])
+        scores = {name: values[rows] for name, values in self.scores.items()}
+        curve = None if self.curve is None else self.curve[:, rows]
+        return replace(taken, scores=scores, curve=curve)
 
     def take_draws(self, number: int) -> AttackOutcome:
         """The outcome of the first draws, if there are more."""
@@ -223,14 +216,11 @@ class AttackOutcome:
             return self
         return self._take(lambda flags: flags[:number])
 
-    def _take(self, take: Callable[[Flags], Flags], *more: str) -> AttackOutcome:
-        """The outcome for a part of the flags. `more`: which mappings it is also taken of."""
-        parts: dict[str, Any] = {
-            key: {name: take(flags) for name, flags in getattr(self, key).items()}
-            for key in ("variants", *more)
-        }
+    def _take(self, take: Callable[[Flags], Flags]) -> AttackOutcome:
+        """The outcome for a part of the flags."""
+        variants = {name: take(flags) for name, flags in self.variants.items()}
         first = take(self.recovered), take(self.tried)
-        return replace(self, recovered=first[0], tried=first[1], **parts).settle()
+        return replace(self, recovered=first[0], tried=first[1], variants=variants).settle()
 
     def take_strongest(self, control: AttackOutcome | None) -> tuple[Setting, AttackOutcome]:
         """The strongest variant of those that count, and its outcome."""
@@ -326,8 +316,6 @@ class Attack:
     - `setting`: its parameters, in words; `stages`: the points of its curve.
     - `definition`, `source`: when a passage counts as recovered, and who defined this.
     - `cost`: in passes over the passages, in words; `passes`: about how many, without training.
-      `longest`: how many seconds the trainings of a draw take at most, about; None: as long as
-      that takes.
     - `run`: deterministic for the same model and passages.
     - `needs`: what it cannot be tried without. `share`: the attacker holds one passage in this
       many, which do not count, nor do those that overlap them; 0: none.
@@ -335,11 +323,7 @@ class Attack:
       training, of which an attack with several settings makes as many as `AttackOutcome.trainings`.
       An attack that has it runs several times, in draws, as often on each model.
     - `trains_only_cut`: it trains only blocks that were cut, and reads other models as they are.
-    - `tells_members`: it recovers no passage, but scores members against non-members. `diagnoses`:
-      it recovers none, but shows where a model holds them.
-    - `shows`: how the names of scores begin whose means stand in reports → their unit. `calibrate`:
-      scores of the edited model and of its twin → more scores of the edited model.
-    - `reads_base`: on the edited model, its target has the outcome of the base.
+    - `tells_members`: it recovers no passage, but scores members against non-members.
     """
 
     name: str
@@ -354,23 +338,11 @@ class Attack:
     count_trained: Callable[[int, int], int] | None = field(default=None, metadata=ASIDE)
     trains_only_cut: bool = False
     tells_members: bool = False
-    reads_base: bool = False
     passes: int = 1
-    longest: float | None = None
-    shows: Mapping[str, Unit] = field(default_factory=dict)
-    diagnoses: bool = False
-    calibrate: Callable[[ScoresByName, ScoresByName], ScoresByName] | None = field(
-        default=None, metadata=ASIDE
-    )
 
     @property
     def in_draws(self) -> bool:
         return self.count_trained is not None
-
-    @property
-    def recovers(self) -> bool:
-        """Whether it recovers passages."""
-        return not (self.tells_members or self.diagnoses)
 
     @property
     def description(self) -> dict[str, str]:

@@ -13,30 +13,23 @@ import numpy as np
 from evals.measure.attacks.attack import AttackOutcome, Setting, Target, Training
 from evals.run.console import say
 from surgery.errors import NotFiniteError
-from surgery.processes import read_clock
 
 Made = TypeVar("Made")
-DRAWS = 5
-SECONDS = 60.0
-"""How long one run may take; of longer ones, fewer run."""
-SETTING = f"{DRAWS} runs on other draws, fewer where one takes more than {SECONDS:.0f} seconds"
+DRAWS = 3
+SETTING = f"{DRAWS} runs on other draws, unless another number is asked for"
 
 
 def repeat(target: Target, run: Callable[[int], AttackOutcome]) -> AttackOutcome:
-    """The outcome of `target.draws` runs, or of as many as `count_draws` allows: flags are [D, N].
+    """The outcome of `target.draws` runs, by default `DRAWS`: flags are [D, N].
 
     `run` gets the number of the draw, from 0 on. The curve is that of the first, and so is `left`.
     """
-    begun = read_clock()
-    made = [run(0)]
-    took = read_clock() - begun
-    made += map(run, range(1, target.draws or count_draws(took)))
+    made = [run(draw) for draw in range(target.draws or DRAWS)]
     return AttackOutcome(
         np.stack([one.recovered for one in made]),
         np.stack([one.tried for one in made]),
         made[0].curve,
         variants={key: np.stack([one.variants[key] for one in made]) for key in made[0].variants},
-        left_out=made[0].left_out,
         left=made[0].measure_left(),
         by_held={key: sum(one.by_held[key] for one in made) / len(made) for key in made[0].by_held},
     ).settle()
@@ -55,8 +48,3 @@ def follow(
             if what:
                 say(f"{what} breaks the model by step {step}")
         yield Setting(*training, step), one
-
-
-def count_draws(seconds: float) -> int:
-    """How many draws there are where one run takes so long."""
-    return max(1, min(DRAWS, int(DRAWS * SECONDS / max(seconds, 1e-9))))

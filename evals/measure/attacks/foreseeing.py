@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
 from evals.measure.attacks.attack import Attack, count_held
-from evals.measure.attacks.draws import count_draws
+from evals.measure.attacks.draws import DRAWS
 from evals.measure.attacks.names import find_attack
 from evals.run.statistics import count_needed
 from evals.table.limits import count_passages, describe_shortage, say_percent
@@ -80,9 +80,7 @@ def time_attack(attack: Attack, size: tuple[int, int], row: float, draws: int | 
     """About how many seconds an attack takes on a model, in all its draws. Arguments: as for
     `foresee_times`."""
     once = count_rows(attack.name, *size) * row
-    if attack.longest is not None:
-        once = min(once, attack.longest)
-    return once * ((draws or count_draws(once)) if attack.in_draws else 1)
+    return once * ((draws or DRAWS) if attack.in_draws else 1)
 
 
 def count_rows(

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from surgery.hub.resolved import ResolvedModel
 
 ATTACKS = {
     "graft": {"rank": 50, "who": "related", "groups": "all default cheap", "sibling": True},
-    "graft-wide": {"rank": 55, "who": "related", "sibling": True},
+    "graft-wide": {"rank": 55, "who": "related", "groups": "all default", "sibling": True},
 }
 SIBLING: Need = (
     "a sibling to copy attention from: the public base of a fine-tune, or an earlier checkpoint "
@@ -50,6 +51,8 @@ SHARE = 10
 """Who grafts widely holds one passage in this many."""
 RUNS = 3
 """Into how many runs of blocks a model is divided."""
+_LOADED: WeakKeyDictionary[ResolvedModel, Any] = WeakKeyDictionary()
+"""Siblings in memory."""
 
 
 def make_graft() -> Attack:
@@ -149,10 +152,14 @@ def list_scopes(model: Any, cut: Iterable[int]) -> dict[tuple[str, ...], Setting
 
 
 def open_sibling(sibling: ResolvedModel, model: Any) -> Any:
-    """The sibling as the library loads it, in the precision of `model`. It stays on the CPU."""
+    """The sibling as the library loads it, in the precision of `model`, once for all attacks. It
+    stays on the CPU."""
     from surgery.editing.loading import load_model
 
-    return load_model(sibling.checkpoint, dtype=next(model.parameters()).dtype)
+    dtype = next(model.parameters()).dtype
+    if sibling not in _LOADED or _LOADED[sibling].dtype != dtype:
+        _LOADED[sibling] = load_model(sibling.checkpoint, dtype=dtype)
+    return _LOADED[sibling]
 
 
 def copy_all(model: Any, sibling: Any) -> dict[str, nn.Parameter]:

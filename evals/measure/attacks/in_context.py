@@ -20,10 +20,10 @@ from evals.measure.attacks.attack import (
 )
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
-from surgery.errors import MeasurementError
+from evals.run.console import say
 from surgery.reading.corpus import tokenize
 
-ATTACKS = {"in-context": {"rank": 28}}
+ATTACKS = {"in-context": {"rank": 28, "groups": "all default"}}
 SHOTS = (16, 4, 1)
 """How many passages stand in the prompt, if the context holds as many."""
 APART = "\n\n"
@@ -53,6 +53,9 @@ def make_in_context() -> Attack:
 def _run(target: Target) -> AttackOutcome:
     held, others = target.hold(SHARE)
     room = _count_room(target)
+    if room < 1:
+        say("in-context: the context cannot hold two passages, so no passage counts")
+        return AttackOutcome(np.zeros_like(held), np.zeros_like(held))
     found = {UNTRAINED: Evidence.of(target.ask(target.model))}
     made: dict[int, Evidence] = {}
     for shots in SHOTS:
@@ -83,16 +86,8 @@ def make_prompts(target: Target, held: Flags, number: int) -> list[Tokens]:
 
 
 def _count_room(target: Target) -> int:
-    """How many passages the context holds before another. Raises `MeasurementError` for none."""
+    """How many passages the context holds before another, at most as many as are tried."""
     most = getattr(target.model.config, "max_position_embeddings", None)
     length = target.samples.tokens.shape[1]
     apart = 0 if target.tokenizer is None else len(tokenize(target.tokenizer, APART))
-    room = SHOTS[0] if most is None else (most - length) // (length - target.opening + apart)
-    if room < 1:
-        raise MeasurementError(
-            "in-context puts a passage before another, and the context cannot hold two",
-            expected=f"passages of at most {((most or 0) - apart) // 2} tokens",
-            got=length,
-            fix="give shorter passages, or name other attacks with `attack`",
-        )
-    return room
+    return SHOTS[0] if most is None else (most - length) // (length - target.opening + apart)

@@ -35,7 +35,6 @@ WHO = {
     "asks": "asks the model",
     "files": "has its files and does not train",
     "tunes": "trains it further",
-    "prompt": "trains a prompt for it, and not the model",
     "cut": "trains the parts that were cut",
     "related": "holds a related model (the public one that it was trained from, or an earlier "
     "version)",
@@ -53,7 +52,7 @@ class Listed:
     - `groups`: any of "all", "default" (strong and fast), "cheap" (one pass), and "trained" (what
       every audit of an erased or healed model tries: training may have hidden what it knows).
     - `form`: its name with a letter for a number that may be another; by default its name.
-    - `sibling`: groups have it only where there is one. `tells_members`, `diagnoses`: as `Attack`.
+    - `sibling`: groups have it only where there is one. `tells_members`: as `Attack`.
     """
 
     name: str
@@ -64,14 +63,13 @@ class Listed:
     form: str = ""
     sibling: bool = False
     tells_members: bool = False
-    diagnoses: bool = False
 
     def make(self, *number: int) -> Attack:
         """The attack, with another number if one is given."""
         name = re.sub(r"\W", "_", re.sub(":[A-Z]+$", "", self.form or self.name))
         make = getattr(import_module(f"{__package__}.{self.file}"), f"make_{name}")
         made: Attack = make(*number)
-        return replace(made, tells_members=self.tells_members, diagnoses=self.diagnoses)
+        return replace(made, tells_members=self.tells_members)
 
 
 def _list_attacks() -> Iterator[Listed]:
@@ -79,7 +77,7 @@ def _list_attacks() -> Iterator[Listed]:
     forms = {form.partition(":")[0]: form for form in RECOVERIES}
     for name in NAMES:
         yield Listed(name, 0, groups="all default cheap", form=forms[name.partition(":")[0]])
-    yield Listed("hints:8", 75, groups="trained", form=forms["hints"])
+    yield Listed("hints:8", 75, groups="all default trained", form=forms["hints"])
     for file in sorted(Path(__file__).parent.glob("*.py")):
         text = file.read_text(encoding="utf-8")
         for node in ast.parse(text).body if "\nATTACKS = " in text else ():
@@ -112,7 +110,7 @@ ALL, DEFAULT, _CHEAP, _TRAINED = (
     for group in ("all", "default", "cheap", "trained")
 )
 """From the cheapest to the strongest; `membership`, which recovers no passage, is last."""
-RATED = tuple(name for name in ALL if not (_LISTED[name].tells_members or _LISTED[name].diagnoses))
+RATED = tuple(name for name in ALL if not _LISTED[name].tells_members)
 """Those that recover passages."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": _CHEAP}
 CHEAP = tuple(name for name in _CHEAP if not _LISTED[name].sibling)
@@ -201,7 +199,7 @@ def choose_attacks(
             what = f"{name} stands for several attacks, and a limit is on one"
             some = ", ".join(one for one in GROUPS[name] if one in RATED)
             raise UnknownNameError(what, fix=f"limit one of {some}")
-        if name not in RATED and not find_attack(name).recovers:
+        if name not in RATED and find_attack(name).tells_members:
             what = f"{name} has a limit and is not a share of passages"
             raise UnknownNameError(what, fix="leave out the limit")
     every = [*(named or ("default",)), *limited]
@@ -224,8 +222,8 @@ def list_groups(*, sibling: bool) -> dict[str, tuple[str, ...]]:
 def list_untried(names: Collection[str]) -> list[str]:
     """The names of attacks that were not tried, those that train first, as they recover most.
 
-    `any` stands for all cheap attacks. A number makes no difference: with quantized:4 tried,
-    quantized:8 is not listed.
+    `any` stands for all cheap attacks. A number makes no difference: with hints:3 tried, hints:8 is
+    not listed.
     """
     tried = set(map(_cut_number, names))
     strong = (name for name in reversed(RATED) if name not in CHEAP)

@@ -1,28 +1,15 @@
-"""What the pass that attacks share shows beside the measures of `recovery.py`."""
+"""Tells members from others by what the pass that attacks share shows."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
-from evals.measure.memorization.measures import NEAR_MATCH, is_near
 from evals.measure.memorization.membership import SCORES
 
 ATTACKS = {
-    "near": {"rank": 10, "groups": "all default"},
     "membership": {"rank": 100, "groups": "all default", "tells_members": True},
 }
-
-
-def make_near() -> Attack:
-    return Attack(
-        "near",
-        f"Levenshtein similarity of {NEAR_MATCH} or more, or BLEU-4 above {NEAR_MATCH}",
-        "greedy decoding after the prefix gives the suffix except for a few tokens",
-        "Lee et al. 2022, arXiv 2107.06499; Ippolito et al. 2023, arXiv 2210.17546",
-        "one pass and greedy decoding, shared",
-        lambda target: AttackOutcome.of_all(is_near(target.seen)),
-    )
 
 
 def make_membership() -> Attack:

@@ -10,7 +10,7 @@ from evals.data import NOTHING, Tokens, hash_row
 from evals.measure.attacks.attack import TEXT, Attack, AttackOutcome, Target
 from surgery.reading.corpus import tokenize
 
-ATTACKS = {"perturbed": {"rank": 25, "groups": "all default"}}
+ATTACKS = {"perturbed": {"rank": 25}}
 DROPPED = (1, 4, 16)
 BEFORE = 16
 """Tokens of unrelated text before the prefix."""

@@ -12,9 +12,8 @@ anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -39,20 +38,11 @@ from evals.measure.attacks.relearn import make_curve
 from evals.measure.attacks.tuning import RATES, ROWS, fine_tune, settle_learned
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence
-from surgery.processes import read_clock
 from surgery.training.loop import Optimizer
 
-ATTACKS = {
-    "relearn-strongest": {"rank": 84, "who": "tunes"},
-    "relearn-strongest:60": {
-        "rank": 85,
-        "who": "tunes",
-        "form": "relearn-strongest:MINUTES",
-        "groups": "",
-    },
-}
-STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-LEARNED: tuple[Learned, ...] = ("all weights", "rank-64 adapters", "rank-8 adapters")
+ATTACKS = {"relearn-strongest": {"rank": 84, "who": "tunes", "groups": "all default"}}
+STEPS = (5, 10, 20)
+LEARNED: tuple[Learned, ...] = ("all weights", "rank-8 adapters")
 OPTIMIZERS: dict[Optimizer, tuple[float, ...]] = {
     "AdamW": RATES,
     "SGD": (1.0, 0.3, 0.1, 0.03, 0.01),
@@ -61,10 +51,6 @@ OPTIMIZERS: dict[Optimizer, tuple[float, ...]] = {
 would leave every model as it is."""
 SHARE, APART = 2, 5
 """The attacker holds one passage in `SHARE`, and chooses by one in `APART` of these."""
-MINUTES = 5
-"""How long the trainings of one draw may take, before fewer of them run."""
-LEAST = 20
-"""Steps that the first training takes, however long that is."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +71,14 @@ class Kind:
             + ("" if self.few else " on half of the passages")
             + (" among other text" if self.mixed else "")
         )
+
+
+TRIED = (
+    Kind("all weights", "AdamW", few=False, mixed=False),
+    Kind("all weights", "SGD", few=False, mixed=False),
+    Kind("rank-8 adapters", "AdamW", few=False, mixed=False),
+)
+"""What the attack tries by itself."""
 
 
 @dataclass(frozen=True)
@@ -128,82 +122,53 @@ class Lessons:
         ).reshape(-1, rows.shape[1])
 
 
-class Grid:
-    """The trainings that are left to make, the first ones first.
-
-    Rates go down until one leaves the model what it gives. That is settled once for each optimizer
-    and each thing that learns. `settled`: trainings that are given, each as its last setting.
-    """
-
-    def __init__(self, kinds: list[Kind], settled: Trainings | None) -> None:
-        self.rates = {(kind.learned, kind.optimizer): OPTIMIZERS[kind.optimizer] for kind in kinds}
-        self.kinds, self.settled = kinds, settled
-
-    def list_trainings(self) -> Iterator[tuple[Kind, float, tuple[int, ...]]]:
-        """Each kind, its rate, and after how many steps it is looked at."""
-        if self.settled is not None:
-            by_name = {one.name: one for one in self.kinds}
-            for last in self.settled:
-                steps = tuple(one for one in STEPS if one <= last.steps)
-                yield by_name[last.learned], last.learning_rate, steps
-            return
-        for kind in self.kinds:
-            for rate in OPTIMIZERS[kind.optimizer]:
-                if rate in self.rates[kind.learned, kind.optimizer]:
-                    yield kind, rate, STEPS
-
-    def stop_at(self, kind: Kind, rate: float) -> None:
-        """Drops the rates below `rate` for what this kind learns, by its optimizer."""
-        key = kind.learned, kind.optimizer
-        self.rates[key] = tuple(one for one in self.rates[key] if one >= rate)
-
-    def count(self) -> int:
-        """How many settings there are, as far as rates are settled."""
-        return len(STEPS) * sum(
-            len(self.rates[kind.learned, kind.optimizer]) for kind in self.kinds
+def list_trainings(
+    kinds: Sequence[Kind], given: Trainings | None
+) -> list[tuple[Kind, float, tuple[int, ...]]]:
+    """Each kind, its rate, and after how many steps it is looked at. `given`: each training as its
+    last setting; None: all rates of `kinds`, from the highest on."""
+    if given is None:
+        return [(kind, rate, STEPS) for kind in kinds for rate in OPTIMIZERS[kind.optimizer]]
+    by_name = {one.name: one for one in list_kinds()}
+    return [
+        (
+            by_name[last.learned],
+            last.learning_rate,
+            (*(one for one in STEPS if one < last.steps), last.steps),
         )
+        for last in given
+    ]
 
 
-def make_relearn_strongest(given: int | None = None) -> Attack:
-    """`given`: the minutes that the trainings of one draw may take."""
-    minutes = given or MINUTES
-    name = "relearn-strongest" + (f":{given}" if given else "")
-    rates = "; ".join(
-        f"{optimizer} at {', '.join(f'{one:g}' for one in some)}"
-        for optimizer, some in OPTIMIZERS.items()
+def make_relearn_strongest() -> Attack:
+    tried = "; ".join(
+        f"{kind.learned} by {kind.optimizer} at "
+        + ", ".join(f"{one:g}" for one in OPTIMIZERS[kind.optimizer])
+        for kind in TRIED
     )
     return Attack(
-        name,
-        f"{', '.join(LEARNED)}, by {rates}, from the first rate on until one leaves the base "
-        f"{KEPT:.0%} of what it gives; {', '.join(map(str, STEPS))} steps of at most {ROWS} rows; "
-        "on a tenth of the passages, or on four tenths; alone, or half of each step other text; "
-        f"fewer where all take more than {minutes} minutes; " + SETTING,
+        "relearn-strongest",
+        f"{tried}, each from the first rate on until one leaves the base {KEPT:.0%} of what it "
+        f"gives; {', '.join(map(str, STEPS))} steps of at most {ROWS} rows on four tenths of the "
+        "passages; " + SETTING,
         "any, for the half of the passages that the attacker does not hold, and that overlap none "
         "that he holds and no other text, under the setting that recovers most of a tenth that he "
         "holds and did not train on; one that brings back more than a tenth as large a share of "
         "the control does not count",
         "Łucki et al. 2024, arXiv 2409.18025; Deeb and Roger 2024, arXiv 2410.08827; Hu et al. "
         "2024, arXiv 2406.13356",
-        f"in each draw, {STEPS[-1]} training steps and {len(STEPS)} passes of each training, for "
-        f"about {minutes} minutes",
-        lambda target: _run(target, name, 60.0 * minutes),
+        f"in each draw, {STEPS[-1]} training steps and {len(STEPS)} passes of each training",
+        _run,
         stages=(0, *STEPS),
         share=SHARE,
         count_trained=lambda passages, windows: STEPS[-1] * min(ROWS, _count_many(passages)),
-        longest=60.0 * minutes,
     )
 
 
-def list_kinds(model: Any, *, has_text: bool) -> list[Kind]:
-    """All kinds, those on most passages first, and whatever learns by each optimizer in turn. Of a
-    large model, none that would train the same again under another name."""
-    every = product((False, True), (False, True) if has_text else (False,), LEARNED, OPTIMIZERS)
-    return list(
-        dict.fromkeys(
-            Kind(settle_learned(model, learned), optimizer, few, mixed)
-            for few, mixed, learned, optimizer in every
-        )
-    )
+def list_kinds() -> list[Kind]:
+    """All kinds, those on most passages first."""
+    every = product((False, True), (False, True), LEARNED, OPTIMIZERS)
+    return [Kind(learned, by, few=few, mixed=mixed) for few, mixed, learned, by in every]
 
 
 def _count_many(passages: int) -> int:
@@ -212,49 +177,43 @@ def _count_many(passages: int) -> int:
     return held - held // APART
 
 
-def _run(target: Target, name: str, seconds: float) -> AttackOutcome:
-    target.check_in_memory(name)
-    kinds = list_kinds(target.model, has_text=len(target.unrelated) > 1)
-    settled = [target.trainings]
-    return repeat(target, partial(_run_once, target, name, seconds, kinds, settled))
+def _run(target: Target) -> AttackOutcome:
+    target.check_in_memory("relearn-strongest")
+    settled = [replace(kind, learned=settle_learned(target.model, kind.learned)) for kind in TRIED]
+    kinds = list(dict.fromkeys(settled))  # of a large model, none under two names
+    trainings = [target.trainings]
+
+    def run_once(draw: int) -> AttackOutcome:
+        """The first draw settles the trainings, where nobody gives them: a setting that the edited
+        model or the control lacks would not count."""
+        outcome = _run_once(target, list_trainings(kinds, trainings[0]), trainings[0], draw)
+        trainings[0] = trainings[0] or outcome.trainings
+        return outcome
+
+    return repeat(target, run_once)
 
 
 def _run_once(
     target: Target,
-    name: str,
-    seconds: float,
-    kinds: list[Kind],
-    settled: list[Trainings | None],
+    trainings: Sequence[tuple[Kind, float, tuple[int, ...]]],
+    given: Trainings | None,
     draw: int,
 ) -> AttackOutcome:
-    """`settled`: the trainings to make. The first draw settles them, where nobody gives them: a
-    setting that the edited model or the control lacks would not count."""
-    lessons, begun = Lessons.of(target, draw), read_clock()
-    grid = Grid(kinds, settled[0])
+    lessons, enough = Lessons.of(target, draw), set[Kind]()
     found: dict[Setting, Evidence] = {UNTRAINED: Evidence.of(target.ask(target.model))}
-
-    def is_late() -> bool:
-        known = max(one.steps for one in found) >= min(LEAST, STEPS[-1])
-        return settled[0] is None and known and read_clock() - begun >= seconds
-
-    for kind, rate, steps in grid.list_trainings():
-        if is_late():
-            break
-        told = f"{name}, run {draw + 1}, {kind.name} at {rate:g}"
-        for setting, seen in _train(target, kind, rate, steps, lessons, told):
-            found[setting] = seen
-            if is_late():
-                break
+    for kind, rate, steps in trainings:
+        if kind in enough:
+            continue
+        told = f"relearn-strongest, run {draw + 1}, {kind.name} at {rate:g}"
+        found |= _train(target, kind, rate, steps, lessons, told)
         outcome = AttackOutcome.of_evidence(found, lessons.apart, lessons.tried)
         left = outcome.measure_left().get((kind.name, rate), 0.0)
-        if setting.steps == STEPS[-1] and left >= KEPT:
-            grid.stop_at(kind, rate)
-    left_out = grid.count() - (len(found) - 1) if settled[0] is None else 0
-    if settled[0] is None:
-        settled[0] = outcome.trainings
-    curve = {} if target.brief or draw else {"any": outcome.settings}
+        if given is None and left >= KEPT:
+            enough.add(kind)
+    if target.brief or draw:
+        return outcome
     reached = [one for one in STEPS if any(one == setting.steps for setting in found)]
-    return replace(outcome, left_out=left_out, curve=make_curve(outcome, curve, reached))
+    return replace(outcome, curve=make_curve(outcome, outcome.settings, reached))
 
 
 def _train(

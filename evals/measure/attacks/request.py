@@ -33,7 +33,7 @@ class Attacks(Group):
         Count | None,
         "Runs of each attack that trains, each on other passages or in another order. The rate "
         "is their mean.",
-        Option("measure", default="5, fewer where a run takes over a minute"),
+        Option("measure", default="3"),
     ] = None
     twin: Annotated[
         str | None,

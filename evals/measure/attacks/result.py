@@ -20,7 +20,7 @@ from evals.measure.attacks.attack import (
     trains_whole,
 )
 from evals.measure.memorization.membership import measure_area
-from evals.table.measured import measure_mean, measure_share, measure_value
+from evals.table.measured import measure_share, measure_value
 from surgery.record.measured import BASE, TWIN, Measured, On
 
 
@@ -51,9 +51,9 @@ def measure_outcomes(
     """The rows of one attack. `brief`: only what it recovers in all.
 
     Details of an edited model: `seconds`, if given; of an attack with several settings, the one
-    that recovers most (`learned`, `learning_rate`, `steps`), how many `settings` ran and how many
-    were `left_out`, and `discarded`: the largest share of those that do not count, if that is more;
-    `doubt`: why it shows too little to decide a limit that it keeps.
+    that recovers most (`learned`, `learning_rate`, `steps`), how many `settings` ran, and
+    `discarded`: the largest share of those that do not count, if that is more; `doubt`: why it
+    shows too little to decide a limit that it keeps.
     """
     name, runs = f"recovered.{attack.name}", found.edited.draws if attack.in_draws else None
     made = found.strongest
@@ -71,7 +71,6 @@ def measure_outcomes(
         rest: Any = {"of": of, "on": "never trained on", "runs": runs}
         yield measure_share(name, *made.control.by_draw, **rest)
     if not brief:
-        yield from _list_shown(attack, made, of, on)
         yield from _list_stages(attack, made, of, on)
         yield from _list_trainings(attack, found, of, on)
 
@@ -115,7 +114,6 @@ def _describe_setting(attack: Attack, found: Outcomes) -> dict[str, Any]:
     known = {
         **vars(best),
         "settings": len({*both} - {UNTRAINED}),
-        "left_out": (found.base or edited).left_out,
         "discarded": None if more is None or more <= share else more,
         "doubt": found.base and find_weakness(attack.name, found.base),
     }
@@ -126,35 +124,9 @@ def _measure_rate(outcome: AttackOutcome) -> float:
     return measure_share("", *outcome.by_draw).value or 0.0
 
 
-def measure_diagnosis(
-    attack: Attack, edited: AttackOutcome, twin: AttackOutcome | None, of: str, on: On
-) -> Iterator[Measured]:
-    """The rows of an attack that recovers nothing, but shows where a model holds passages."""
-    if attack.calibrate is not None and twin is not None:
-        more = attack.calibrate(edited.scores, twin.scores)
-        edited = replace(edited, scores={**more, **edited.scores})
-    yield from _list_shown(attack, Outcomes(None, edited, twin), of, on)
-
-
-def _list_shown(attack: Attack, made: Outcomes, of: str, on: On) -> Iterator[Measured]:
-    """The means of what an attack shows beside, over the passages that count and have it; and the
-    `most`."""
-    models = (BASE, on), (of, on), (TWIN, on), (of, "never trained on")
-    for name in made.edited.scores:
-        unit = next((one for begin, one in attack.shows.items() if name.startswith(begin)), None)
-        for (model, rows), outcome in zip(models, made, strict=True):
-            if unit is None or outcome is None or name not in outcome.scores:
-                continue
-            values = outcome.scores[name][outcome.by_draw[1][0]]
-            values = values[np.isfinite(values)]
-            if len(values):
-                given: Any = {"of": model, "on": rows, "unit": unit, "most": float(values.max())}
-                yield measure_mean(f"recovered.{attack.name} of {name}", values, **given)
-
-
 def _list_stages(attack: Attack, made: Outcomes, of: str, on: On) -> Iterator[Measured]:
     """What an attack that trains recovers after each of its stages, in its first run, at the rate
-    that recovers most then; also nearly (`near`), if that was measured."""
+    that recovers most then."""
     curves = [(BASE, on, made.base), (of, on, made.edited), (of, "never trained on", made.control)]
     lacks = [one is not None and not one.by_draw[1][0].any() for _, _, one in curves[:2]]
     if not attack.stages or any(lacks):
@@ -163,14 +135,11 @@ def _list_stages(attack: Attack, made: Outcomes, of: str, on: On) -> Iterator[Me
         for model, rows, outcome in curves:
             if outcome is None or not (counted := outcome.by_draw[1][0]).any():
                 continue
-            if place >= len(outcome.curve.get("any", ())):  # there was no time for so many steps
+            if outcome.curve is None or place >= len(outcome.curve):
                 continue
-            rates = {
-                key: float(flags[place, counted].mean()) for key, flags in outcome.curve.items()
-            }
+            rate = float(outcome.curve[place, counted].mean())
             name, n = f"recovered.{attack.name} {steps}", int(counted.sum())
-            more: dict[str, Any] = {key: rate for key, rate in rates.items() if key != "any"}
-            row = measure_value(name, rates["any"], of=model, on=rows, n=n, unit="share", **more)
+            row = measure_value(name, rate, of=model, on=rows, n=n, unit="share")
             yield row.model_copy(update={"runs": 1})
 
 
@@ -207,9 +176,6 @@ def find_weakness(name: str, base: AttackOutcome) -> str | None:
 
     An edit meets the same trainings.
     """
-    ran = len(base.settings) - 1
-    if base.left_out > ran:
-        return f"{name} had time for {ran} of its {ran + base.left_out} settings only"
     left = max(base.left.values(), default=None)
     if left is not None and left < KEPT:
         return (

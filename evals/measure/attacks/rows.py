@@ -29,7 +29,7 @@ def list_recovered(
     counted, unlisted, taught = (
         flags[members] for flags in (left.passages, left.unlisted, left.learned)
     )
-    attacks = [one.name for one in plan.tried if one.recovers]
+    attacks = [one.name for one in plan.tried if not one.tells_members]
     found = {
         attack: {key: _take(one, models["edited"], attack, counted) for key, one in models.items()}
         for attack in attacks

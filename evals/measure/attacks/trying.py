@@ -15,12 +15,7 @@ from evals.data.windows import end_alike
 from evals.measure.attacks.attack import Attack, AttackOutcome, Setting, Target, split
 from evals.measure.attacks.foreseeing import foresee_times
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, is_own
-from evals.measure.attacks.result import (
-    Outcomes,
-    measure_diagnosis,
-    measure_outcomes,
-    measure_scores,
-)
+from evals.measure.attacks.result import Outcomes, measure_outcomes, measure_scores
 from evals.measure.memorization.measures import Flags
 from evals.run.console import say
 from evals.run.models import LoadedModel
@@ -40,7 +35,7 @@ class AttackPlan:
 
     - `samples`: if membership is known, members are attacked, and non-members are the control.
     - `unrelated`: int32 [M, T], windows of held-out text as long as a passage. They are the control
-      if no non-members are known, and `perturbed` and `relearn-benign` need them.
+      if no non-members are known, and `perturbed` and `revive` need them.
     - `attacks`: names; `limited`: those whose share has a limit. `draws`, `sibling`: as `Target`.
     - `has_base`, `has_cut`: whether there is a base to compare with, and a model that was cut.
 
@@ -81,8 +76,6 @@ class AttackPlan:
         return {one.name: lack for one in found if (lack := self._find_lack(one)) is not None}
 
     def _find_lack(self, attack: Attack) -> str | None:
-        if attack.reads_base and not self.has_base:
-            return "the model before the edit (`baseline`)"
         if attack.trains_only_cut and not (self.has_base or self.has_cut):
             return "blocks that were cut, and the model's files name none"
         if lack := next((words for words, has in attack.needs if not has(self)), None):
@@ -96,18 +89,11 @@ class AttackPlan:
         """The attacks that can be tried."""
         return [find_attack(name) for name in self.attacks if name not in self.skipped]
 
-    @property
-    def alike(self) -> Tokens | None:
-        """Half of the non-members, int32 [L, P + S], if there are two or more."""
-        if self.control_kind == "text" or len(self.control) < 2:
-            return None
-        return self.control.tokens[split(self.control.tokens, 2)[0]]
-
-    @property
+    @cached_property
     def passages(self) -> Samples:
         return self.samples.select(self.samples.trained_on)
 
-    @property
+    @cached_property
     def control(self) -> Samples:
         if not self.samples.trained_on.all():
             return self.samples.select(~self.samples.trained_on)
@@ -183,12 +169,13 @@ def try_attacks(
 ) -> AuditedModel:
     """Tries every attack of `plan` on one model. `advance` counts finished attacks.
 
-    `store` keeps each attack, but for those of your own, and gives back those of an earlier run.
+    `store` keeps each attack, but for those of your own, which may read what nobody identifies, and
+    gives back those of an earlier run.
 
     - `base`: the outcomes of the base, if the model is an edit of it.
     - `cut`: the blocks that an edit changed; by default those that the model's files name.
-    - `with_control`: also try the control (attacks that compare with it or with the base always
-      do). The control runs apart from the passages, so that their batches do not depend on it.
+    - `with_control`: also try the control (attacks that compare with it always do). The control
+      runs apart from the passages, so that their batches do not depend on it.
     """
     on = Target(
         loaded.model,
@@ -196,7 +183,6 @@ def try_attacks(
         plan.passages,
         plan.unrelated,
         plan.batch_size,
-        plan.alike,
         draws=plan.draws,
         cut=loaded.cut if cut is None else cut,
         sibling=plan.sibling,
@@ -213,7 +199,7 @@ def try_attacks(
     for attack in plan.tried:
         aimed, beside_it, is_tried = _aim(attack, on, beside, plan, base)
         given = attack, aimed, beside_it, is_tried, with_control
-        kept = store if can_be_kept(attack, aimed) else KEEP_NOTHING
+        kept = KEEP_NOTHING if is_own(attack.name) else store
         done[attack.name] = kept.get(("attack", *given), partial(run, *given), Tried, *KINDS)
         advance(1)
     if recalled := [name for name in done if name not in new]:
@@ -245,9 +231,7 @@ def _aim(
     attack: Attack, on: Target, beside: Target, plan: AttackPlan, base: AuditedModel | None
 ) -> tuple[Target, Target, bool]:
     """The passages and the control as an attack meets them, and whether it recovers any."""
-    name, before = attack.name, base.passages.get(attack.name) if base else None
-    if base is not None and attack.reads_base:
-        on, beside = replace(on, base=before), replace(beside, base=base.control[name])
+    before = base.passages.get(attack.name) if base else None
     is_tried = not attack.tells_members or plan.control_kind == "non-members"
     if before is not None and is_tried and attack.in_draws and not attack.trains_only_cut:
         # every model and control in as many draws; but a base without cuts is only read
@@ -262,19 +246,13 @@ def _try(attack: Attack, on: Target, beside: Target, is_tried: bool, with_contro
         found = attack.run(on)
         if attack.in_draws:
             beside = replace(beside, draws=found.draws, trainings=found.trainings)
-        if with_control or attack.tells_members or attack.reads_base:
+        if with_control or attack.tells_members:
             control = attack.run(beside)
     return Tried(found, control, time.perf_counter() - begun)
 
 
 KINDS = (AttackOutcome, Setting)
 """What outcomes are made of."""
-
-
-def can_be_kept(attack: Attack, target: Target) -> bool:
-    """Whether a store may keep the outcome: not that of an attack of your own, which may read what
-    nobody identifies, nor what an attack keeps of a base to read it again."""
-    return not is_own(attack.name) and (target.base is not None or not attack.reads_base)
 
 
 def measure_attacks(
@@ -291,7 +269,7 @@ def measure_attacks(
     """The rows of every attack, in the order of the plan. `base`: None for one model alone.
 
     `counted`: bool [N], the passages that count; by default all. `brief`: as for
-    `measure_outcomes`. Raises ValueError if an attack that reads the base did not get its outcomes.
+    `measure_outcomes`.
     """
     if counted is None:
         counted = np.ones(len(plan.passages), dtype=np.bool_)
@@ -308,12 +286,6 @@ def measure_attacks(
                 yield from measure_scores(name, old, (after, control), of)
             continue
         assert after is not None
-        if attack.diagnoses:
-            if not brief:
-                yield from measure_diagnosis(attack, after, never, of, on)
-            continue
-        if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
-            raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
         control = control if control is not None and control.tried.any() else None
         seconds = edited.seconds[name] + (base.seconds[name] if base else 0.0)
         found_all = Outcomes(before, after, never, control)

@@ -23,7 +23,7 @@ RATES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 """Learning rates, from the highest on. Training that makes a model (`surgery.training`) lowers its
 rate with the width of a model. An attack needs no such rule: it goes down these until one leaves
 the base what it gives."""
-RANKS: dict[Learned, int] = {"rank-8 adapters": 8, "rank-64 adapters": 64}
+RANKS: dict[Learned, int] = {"rank-8 adapters": 8}
 LARGE = 1_000_000_000
 """From this many parameters on, low-rank adapters are trained instead of the weights."""
 
