@@ -29,7 +29,7 @@ from evals.measure.naming import make_tables, name_figures
 from evals.run.lm_eval.tasks import describe_task
 from evals.run.models import LoadedModel
 from evals.table.limits import ask, ask_tasks, decide, settle
-from evals.table.measured import measure_selectivity, measure_share, measure_value
+from evals.table.measured import measure_share, measure_value
 from evals.table.page import render_pages
 from evals.table.words import describe
 from surgery.hub.resolved import ResolvedModel
@@ -159,10 +159,6 @@ def measure_pair() -> tuple[ExtractionResults, ExtractionResults]:
 def _recital() -> tuple[list[Measured], SamplesRecord]:
     base, edited = measure_pair()
     rows = list(measure_recital(edited.test, base.test, EDITED, "held back"))
-    assert base.control is not None
-    assert edited.control is not None
-    rise = edited.test.nll - base.test.nll
-    rows.append(measure_selectivity(rise, edited.control.nll - base.control.nll, EDITED))
     return rows, record_samples(edited.test.samples)
 
 
@@ -207,21 +203,10 @@ def every() -> list[Measured]:
     ]
 
 
-def sizes() -> list[Measured]:
-    units: Any = {"parameters": "count", "weight_bytes": "bytes", "cache_bytes_per_token": "bytes"}
-    numbers = {BASE: (2_183_680, 4_367_360, 7_680), EDITED: (1_951_840, 3_903_680, 3_840)}
-    return [
-        measure_value(f"size.{name}", number, of=of, unit=unit)
-        for of, some in numbers.items()
-        for (name, unit), number in zip(units.items(), some, strict=True)
-    ]
-
-
 def found(**parts: list[Measured]) -> list[Measured]:
-    """All rows. A part (`recital`, `audit`, `tasks`, `heldout`, `every`, `sizes`) may be others."""
+    """All rows. A part (`recital`, `audit`, `tasks`, `heldout`, `every`) may be others."""
     makers: Any = {
         "recital": recital, "audit": audit, "tasks": tasks, "heldout": heldout, "every": every,
-        "sizes": sizes,
     }  # fmt: skip
     assert parts.keys() <= makers.keys()
     return [row for name, make in makers.items() for row in parts.get(name, make())]
@@ -419,7 +404,7 @@ def _describe_task(name: str, metric: str) -> dict[str, Any]:
 
 def example(**changes: Any) -> Report:
     """The whole report of one edit. `changes`: parts of `found`, and what `make_report` takes."""
-    parts = ("recital", "audit", "tasks", "heldout", "every", "sizes")
+    parts = ("recital", "audit", "tasks", "heldout", "every")
     rows = found(**{key: changes.pop(key) for key in parts if key in changes})
     return make_report(rows, **changes)
 
@@ -434,7 +419,7 @@ def twinned() -> Report:
 
 def alone() -> Report:
     """Of a model that was audited without a base."""
-    rows = (row for row in (*recital(), *audit()) if row.of != BASE and row.name != "selectivity")
+    rows = (row for row in (*recital(), *audit()) if row.of != BASE)
     asked = MeasureRequest.of(
         command="audit", models=(NAME,), samples="passages.jsonl", attack=TRIED
     )
@@ -495,9 +480,7 @@ def bare(**changes: Any) -> Report:
 
     `changes`, as of `example`, add to it.
     """
-    nothing: dict[str, Any] = {
-        part: [] for part in ("recital", "audit", "heldout", "every", "sizes")
-    }
+    nothing: dict[str, Any] = {part: [] for part in ("recital", "audit", "heldout", "every")}
     least: dict[str, Any] = {
         **nothing,
         "tasks": task("copy", 0.934, 0.702),

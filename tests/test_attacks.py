@@ -31,7 +31,6 @@ from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_l
 from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune, train
-from evals.measure.memorization.extraction import extract
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
 from evals.measure.naming import name_figures
 from evals.run.models import LoadedModel, open_model
@@ -218,22 +217,6 @@ def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
     text = tokenizer.decode(ids[:18].tolist())
     assert tokenizer.decode(upper.tolist()) == text.upper()
     assert tokenizer.decode(lower.tolist()) == text.lower()
-
-
-def test_blanks_before_marks_stay_where_they_are() -> None:
-    """Some tokenizers drop them when they decode, and so would change the text that is asked."""
-    tokenizer, cleaning = tiny_tokenizer(), copy.deepcopy(tiny_tokenizer())
-    cleaning.clean_up_tokenization_spaces = True
-    cleaning.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
-    ids = [tokenizer(text)["input_ids"][:20] for text in ("a . b , c ! d ? " * 9, "i ' m . " * 9)]
-    assert cleaning.decode(ids[0]) != tokenizer.decode(ids[0])
-    samples = rows_of(np.asarray(ids, dtype=np.int32), 9)
-    plain, other = (Target(MODEL, one, samples, samples.tokens) for one in (tokenizer, cleaning))
-    for made, same in zip(change_prefixes(plain), change_prefixes(other), strict=True):
-        assert list(map(list, made)) == list(map(list, same))
-    assert other.seen.texts == plain.seen.texts == tokenizer.batch_decode(samples.suffixes)
-    scores = [extract(MODEL, samples, tokenizer=one).values for one in (tokenizer, cleaning)]
-    assert np.array_equal(*(one["membership.zlib"] for one in scores))
 
 
 def test_a_case_that_changes_nothing_is_no_change() -> None:

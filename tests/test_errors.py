@@ -657,8 +657,6 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         (["inspect"], "Missing argument 'MODEL'"),
         # options that would do nothing
         ([*SEARCH, "--heal-steps", "9"], "heal-steps of --config needs --heal"),
-        ([*EXTRACT, "--top-k", "9"], "top-k of --config needs --metrics full"),
-        ([*EXTRACT, "--temperature", "2"], "temperature of --config needs --metrics full"),
         ([*COMPARE, "--rows", "9"], "--rows needs --samples"),
         ([*COMPARE, "--show-text"], "--show-text needs --samples"),
         ([*EXTRACT, "--show-text"], "--show-text needs --rows"),

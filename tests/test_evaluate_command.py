@@ -127,10 +127,6 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
     (step,) = edit.edit.history
     assert (step.blocks, step.variant, step.layout) == ((0,), "zero", "stock")
     assert edit.edit.attention_free == {0: "zero"}
-    sizes = [take(report, "size.parameters", of).value for of in ("base", "edited")]
-    assert sizes[0] == sizes[1] > 0
-    cache = take(report, "size.cache_bytes_per_token", "base")
-    assert cache.value == 2 * 2 * 32 * 4  # K and V, 2 blocks, float32
     for side in (report.base.provenance, edit.provenance):
         assert len(str(side["config_sha256"])) == len(str(side["tokenizer_sha256"])) == 64
     assert {"lm-eval", "torch", "attn-surgery"} <= set(report.provenance.versions)

@@ -7,11 +7,8 @@ with loops, exact fractions, or the library's own sampling.
 from __future__ import annotations
 
 import math
-import zlib
-from collections import Counter
 from fractions import Fraction
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -48,15 +45,6 @@ def test_exact_match_score_and_first_divergence(pair):
         assert measures.first_divergence(said, suffix)[row] == first
 
 
-@given(token_pairs())
-def test_extraction_strength_is_the_least_that_must_be_given(pair):
-    said, suffix = pair
-    length = suffix.shape[1]
-    for row, (mine, true) in enumerate(zip(said.tolist(), suffix.tolist(), strict=True)):
-        least = min(k for k in range(length + 1) if mine[k:] == true[k:])
-        assert measures.extraction_strength(said, suffix)[row] == pytest.approx(1 - least / length)
-
-
 def whole(values):
     """Suffixes as long as the rows of `values`."""
     return np.zeros(values.shape, dtype=np.int32)
@@ -90,25 +78,6 @@ def test_near_match_is_the_normalized_edit_distance(said, suffix):
         1 - edit_distance(a, b) / 6 for a, b in zip(said.tolist(), suffix.tolist(), strict=True)
     ]
     np.testing.assert_allclose(measures.near_match_similarity(said, suffix), slow)
-
-
-def bleu_by_hand(mine, true):
-    precisions = []
-    for n in range(1, 5):
-        grams = Counter(tuple(mine[i : i + n]) for i in range(len(mine) - n + 1))
-        present = Counter(tuple(true[i : i + n]) for i in range(len(true) - n + 1))
-        if not grams:
-            return 0.0
-        hits = sum(min(count, present[gram]) for gram, count in grams.items())
-        precisions.append(hits / sum(grams.values()))
-    return math.prod(precisions) ** 0.25
-
-
-@given(token_pairs())
-def test_bleu(pair):
-    said, suffix = pair
-    slow = [bleu_by_hand(a, b) for a, b in zip(said.tolist(), suffix.tolist(), strict=True)]
-    np.testing.assert_allclose(measures.bleu(said, suffix), slow, rtol=1e-9, atol=1e-12)
 
 
 @given(
@@ -152,9 +121,7 @@ def test_distributions_are_measured_over_the_vocabulary(logits, suffix):
             p = [weight / sum(weights) for weight in weights]
             log_p = [math.log(x) for x in p]
             mean = sum(x * y for x, y in zip(p, log_p, strict=True))
-            spread = math.sqrt(sum(x * (y - mean) ** 2 for x, y in zip(p, log_p, strict=True)))
             assert found.entropy[row, at] == pytest.approx(-mean, rel=1e-4, abs=1e-5)
-            assert found.spread[row, at] == pytest.approx(spread, rel=1e-3, abs=1e-3)
     slow = [[float(x) for x in row] for row in found.entropy]
     entropy = next(one for one in measures.MEASURES if one.name == "completion_entropy")
     made = measures.Pass(suffix, positions_of(logits, suffix, Sampling()), 3)
@@ -192,41 +159,15 @@ def test_sampling_finds_a_passage_as_often_as_its_probability_says():
     assert float(hits) == pytest.approx(p_z, abs=4 * math.sqrt(p_z * (1 - p_z) / 20_000))
 
 
-@given(log_likelihoods)
-def test_min_k_is_the_mean_of_the_least_likely_fifth(log_p):
-    slow = [sum(sorted(map(float, row))[:2]) / 2 for row in log_p]
-    np.testing.assert_allclose(membership.min_k(log_p, whole(log_p)), slow, rtol=1e-6)
-
-
-@given(logits_3_4_9, suffix_3_4)
-def test_min_k_plus_plus_standardizes_first(logits, suffix):
-    found = positions_of(logits, suffix, Sampling())
-    with mock.patch.object(membership, "SHARE", 0.5):
-        arrays = found.log_likelihood, suffix, found.entropy, found.spread
-        fast = membership.min_k_plus_plus(*arrays)
-    for row in range(3):
-        terms = []
-        for at in range(4):
-            log_p = torch.from_numpy(logits[row, at]).double().log_softmax(-1)
-            mean = float((log_p.exp() * log_p).sum())
-            spread = math.sqrt(float((log_p.exp() * (log_p - mean) ** 2).sum()))
-            value = float(log_p[suffix[row, at]])
-            terms.append((value - mean) / spread if spread > 1e-3 else None)
-        if None not in terms:
-            assert fast[row] == pytest.approx(sum(sorted(terms)[:2]) / 2, rel=2e-2, abs=1e-2)
-
-
-def test_loss_and_zlib_scores():
-    log_p = np.asarray([[-1.0, -3.0], [-2.0, -2.0]], dtype=np.float32)
-    texts = ["aaaaaaaaaaaaaaaa", "a quick brown fox"]
-    suffix = whole(log_p)
-    assert membership.loss_score(log_p, suffix).tolist() == [-2.0, -2.0]
-    bits = [8 * len(zlib.compress(text.encode())) for text in texts]
-    assert membership.zlib_score(log_p, suffix, texts).tolist() == [-2.0 / bits[0], -2.0 / bits[1]]
-
-
 def measure_area(scores, members):
     return membership.measure_area("membership.loss", scores, members, "edited")
+
+
+def test_a_score_that_tells_nothing_rarely_seems_to():
+    """One score, with its own interval: a false alarm is as rare as the interval says."""
+    draw, members = np.random.default_rng(0), np.arange(120) < 60
+    rows = [measure_area(draw.normal(size=120), members) for _ in range(100)]
+    assert sum(not row.ci95[0] <= 0.5 <= row.ci95[1] for row in rows) <= 5
 
 
 @given(

@@ -79,11 +79,10 @@ def test_attacks_read_the_mixture_as_the_library_would_decode_it(bed: Bed) -> No
         for _ in range(5):
             logits = model(input_ids=torch.from_numpy(said)).logits[:, -1]
             said = np.concatenate([said, logits.argmax(-1, True).numpy()], axis=1)
-    assert (target.seen.decoded == said[:, 6:]).all()
     exact = (said[:, 6:] == bed.samples.suffixes).all(axis=1)
     assert 0 < exact.sum() < len(exact), "some, but not all, break off"
     assert find_attack("greedy").run(target).recovered.tolist() == exact.tolist()
-    for name in ("near", "quantized:4", "perturbed"):
+    for name in ("quantized:4", "perturbed"):
         assert find_attack(name).run(target).recovered.shape == exact.shape
 
 

@@ -47,7 +47,7 @@ def print_report(
         for edit in report.edits:
             echo(f"{whose[edit.of]}{edit.verdict}")
         brief = report.command == "evaluate"
-        shown = [(one, lines) for one, lines in list_tables(report) if one.key != "size"]
+        shown = list(list_tables(report))
         main = [line for one, lines in shown if one.on is None for line in lines]
         _print_lines(report, [line for line in main if line.named.main or not brief], brief=brief)
         for one, lines in shown:
@@ -221,7 +221,6 @@ _SWEPT = (
     ("next token", "next_token_accuracy"),
     ("suffix NLL", "suffix_nll"),
     ("entropy", "completion_entropy"),
-    ("perplexity", "heldout_perplexity"),
     ("est. KL", "estimated_kl"),
     ("est. margin", "estimated_margin"),
 )

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import to_jsonable_python
 
 from evals.measure.attacks.request import Attacks, Extraction
-from evals.run.groups import Count, Never, Passages, Revision, Run, ShowText, Texts
+from evals.run.groups import Never, Passages, Revision, Run, ShowText, Texts
 from evals.run.lm_eval.request import Tasks
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.request import Option, Request, Use, list_places, refuse_unused
@@ -20,15 +20,14 @@ from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 
 _TASKS = ("tasks", "suite", "include_path", "limit", "num_fewshot", "max_drop")
-_FULL = ("metrics", "top_k", "temperature")
 _REPORTED = ("front", "max_extraction", "max_form")
 _ATTACKS = ("attack", "draws", "twin", "max", "sibling")
 OMITTED: dict[str, frozenset[str]] = {
     "extract": frozenset(
         {"command", "leave_out", "never", "no_cache", *_TASKS, *_REPORTED, *_ATTACKS}
     ),
-    "audit": frozenset({"command", "show_text", *_TASKS, *_REPORTED, *_FULL}),
-    "evaluate": frozenset({"command", *_FULL}),
+    "audit": frozenset({"command", "show_text", *_TASKS, *_REPORTED, "metrics"}),
+    "evaluate": frozenset({"command", "metrics"}),
 }
 """Command → the flat names that mean nothing to it."""
 TYPED = {
@@ -71,20 +70,9 @@ class MeasureRequest(Request):
     metrics: Annotated[
         Literal["exact", "full"],
         "Measures to compute. exact: those of one pass, without decoding. full: also near "
-        "matches, free-running scores, entropy, probabilistic extraction, and min-k++.",
+        "matches, free-running scores, and entropy.",
         Option("measure"),
     ] = "exact"
-    top_k: Annotated[
-        Count,
-        "The k of top-k sampling in probabilistic extraction, with `metrics=full`.",
-        Option("measure"),
-    ] = 40
-    temperature: Annotated[
-        float,
-        Field(gt=0),
-        "The temperature of that sampling, with `metrics=full`.",
-        Option("measure"),
-    ] = 1.0
     attacks: Attacks = Attacks()
     benchmarks: Tasks = Tasks()
     extraction: Annotated[Extraction, Use(without=("measure",))] = Extraction()
@@ -111,8 +99,6 @@ class MeasureRequest(Request):
     @model_validator(mode="after")
     def _agree(self) -> MeasureRequest:
         passages = self.passages
-        if self.metrics != "full":
-            refuse_unused(self, "metrics=full", "top_k", "temperature")
         if self.baseline is None:
             refuse_unused(self.attacks, "baseline", "twin")
         if not (self.lab or passages.samples):

@@ -21,14 +21,7 @@ from evals.measure.memorization.summary import (
     measure_recital,
 )
 from evals.table.limits import ask_tasks
-from evals.table.measured import measure_selectivity, measure_value
-from surgery.record.measured import BASE, TWIN, Measured, On, Unit
-
-_SIZES: dict[str, Unit] = {
-    "parameters": "count",
-    "weight_bytes": "bytes",
-    "cache_bytes_per_token": "bytes",
-}
+from surgery.record.measured import BASE, TWIN, Measured, On
 
 
 @dataclass(frozen=True)
@@ -80,14 +73,8 @@ class Compared:
         if tests[1] is not None:
             before_edit = tests[0].test if tests[0] is not None else None
             yield from measure_form(before_edit, tests[1].test, of)
-        if tests[0] is not None and tests[1] is not None:
-            yield from _measure_selectivity(tests[0], tests[1], of)
         for rows, some in self._list_sides():
             yield from self._measure_side(after, of, rows, some)
-        for model, results in ((BASE, before), (of, after)):
-            for name, unit in _SIZES.items() if results else ():
-                assert results is not None
-                yield measure_value(f"size.{name}", results.sizes[name], of=model, unit=unit)
 
     def _list_sides(self) -> Iterator[tuple[On, Flags]]:
         """Other passages that figures are of, too."""
@@ -164,13 +151,3 @@ def select(results: ModelResults | None, rows: Flags, windows: Flags) -> Extract
 def _drop_counts(test: Any) -> Any:
     """Without how often passages were seen: no figure of each count is wanted."""
     return replace(test, samples=replace(test.samples, counts=None))
-
-
-def _measure_selectivity(
-    before: ExtractionResults, after: ExtractionResults, of: str
-) -> Iterator[Measured]:
-    if before.control is None or after.control is None:
-        return
-    members = after.test.samples.trained_on
-    rise = (after.test.nll - before.test.nll)[members]
-    yield measure_selectivity(rise, after.control.nll - before.control.nll, of)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from evals.data import Samples, Tokens
 from evals.data.inputs import warn_of_bare_rows
@@ -23,18 +22,14 @@ from evals.measure.memorization.protocol import (
 from evals.measure.memorization.summary import ControlLoss
 from evals.run.batching import keep_rows_per_batch
 from evals.run.console import show_progress
-from evals.run.forward import cache_bytes, hidden_states
 from evals.run.lm_eval.running import TaskRun
 from evals.run.models import LoadedModel, check_precision, hash_settings, open_model
-from evals.run.predictions import Sampling
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.report import MeasuredModel
 
 WINDOW = 64
 """Tokens of a held-out window if there are no samples to take the length from."""
-
-_TOKENS = 8  # after which a cache is measured
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Questions:
 
 @dataclass(frozen=True)
 class ModelResults:
-    """One model's results, without the model. `sizes`: figure → number."""
+    """One model's results, without the model."""
 
     model: MeasuredModel
     asked: Questions
@@ -64,7 +59,6 @@ class ModelResults:
     test: ExtractionResults | None
     control: ControlLoss | None
     audited: AuditedModel | None
-    sizes: dict[str, int]
 
 
 def measure_model(
@@ -111,7 +105,6 @@ def measure_model(
         test,
         control,
         audited,
-        measure_size(loaded),
     )
 
 
@@ -175,9 +168,8 @@ def tokenize(
         windows = cut_windows(materials.heldout, tokenizer, length)
     protocol = attacked = None
     if samples is not None:
-        sampling = Sampling(request.top_k, request.temperature)
         full = request.metrics == "full"
-        protocol = Protocol(samples, windows, full, sampling, request.run.batch_size)
+        protocol = Protocol(samples, windows, full, request.run.batch_size)
         if request.attack_names:
             text = np.empty((0, length), dtype=np.int32) if windows is None else windows
             attacked = AttackPlan(
@@ -214,15 +206,3 @@ def _run_benchmarks(
 
         runs[name] = store.get(("task", tasks.only(name)), run)
     return runs, not new
-
-
-def measure_size(loaded: LoadedModel) -> dict[str, int]:
-    """Parameters, bytes on disk, and bytes of the cache for each token."""
-    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=loaded.model.device)
-    with torch.inference_mode():
-        _, cache = hidden_states(loaded.model, ids, use_cache=True)
-    return {
-        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "weight_bytes": loaded.found.inventory.nbytes,
-        "cache_bytes_per_token": cache_bytes(cache) // _TOKENS if cache is not None else 0,
-    }

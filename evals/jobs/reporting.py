@@ -18,7 +18,7 @@ from evals.jobs.measuring import (
 )
 from evals.measure.attacks.names import ATTACKERS, list_untried
 from evals.measure.attacks.sibling import has_same_weights
-from evals.measure.memorization.membership import SCORES
+from evals.measure.memorization.membership import SCORE
 from evals.measure.memorization.protocol import ExtractionResults
 from evals.measure.memorization.summary import list_rows
 from evals.measure.naming import make_tables, name_figures
@@ -45,7 +45,7 @@ from surgery.record.report import (
 from surgery.selection import variant_name
 
 MOST_PASSAGES = 12
-_AREAS = {one.name for one in SCORES}
+_AREAS = {SCORE}
 
 
 def make_report(

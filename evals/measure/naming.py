@@ -28,14 +28,7 @@ _METRICS = {
 _OF_TASKS = ("task", "description", "num_fewshot", "batch_size", "version")
 HEALED = "healed."
 """What the names of figures of a healed edit begin with, in a search."""
-_SIZES = {
-    "size.parameters": "parameters",
-    "size.weight_bytes": "weights on disk",
-    "size.cache_bytes_per_token": "key/value cache per token",
-}
 _OTHERS = {
-    **_SIZES,
-    "heldout_perplexity": "perplexity of held-out text",
     "heldout_rise": "rise of the loss on held-out text, nats per token",
     **COSTS,
     "estimated_kl": "estimated KL divergence, nats per token",
@@ -104,8 +97,6 @@ def _name_recital(
             if name.startswith(f"{key}."):
                 count = name.removeprefix(f"{key}.")
                 label = _describe_count(count) if key == "recited" else f"{label}, {count}"
-            elif name.startswith(f"{key} "):
-                label = f"{key.replace('_', ' ')}, (n, p) = {name.removeprefix(f'{key} ')}"
             elif name != key:
                 continue
             if name in _ON_THE_CARD and samples is not None:
@@ -117,9 +108,6 @@ def _name_recital(
                     "suffix_length": samples.suffix_length,
                 }
             yield name, Named(label=label or key, main=name == "recited", details=known)
-    if "selectivity" in there:
-        hint = "the rise of the loss on the passages minus its rise on the control text"
-        yield "selectivity", Named(label="selectivity, nats per token", hint=hint)
 
 
 def _describe_count(count: str) -> str:
@@ -206,13 +194,12 @@ def make_tables(names: Names, figures: Sequence[Measured], **known: Any) -> list
 
 def _list_shown(names: Names, figures: Sequence[Measured]) -> dict[str, list[str]]:
     """Table → the figures that it shows."""
-    labels = {one.figure or one.name for one in MEASURES if one.label} | {"selectivity"}
+    labels = {one.figure or one.name for one in MEASURES if one.label}
     attacks = [name for name in names if name.startswith(("recovered.", "membership."))]
     shown = {
         "recited": [n for n in names if n in labels or n.startswith("recited.")],
         "attacked": attacks,
         "cost": [n for n, one in names.items() if ("task" in one.details and one.main)],
-        "size": [n for n in names if n in _SIZES],
     }
     shown["cost"] += [name for name in ("heldout", "form") if name in names]
     main = dict[str, On | None]()

@@ -45,15 +45,13 @@ class Predictions:
     - `greedy`: int32, the most likely token given the true tokens before it.
     - `log_likelihood`: log p(true token), in nats.
     - `log_drawn`: log-probability of the true token under a `Sampling`, -inf if it is removed.
-    - `entropy`: H(p) over the vocabulary, in nats. `spread`: the standard deviation of log p(v)
-      under v ~ p. The last three are None if not requested.
+    - `entropy`: H(p) over the vocabulary, in nats. The last two are None if not requested.
     """
 
     greedy: npt.NDArray[np.int32]
     log_likelihood: Floats
     log_drawn: Floats | None = None
     entropy: Floats | None = None
-    spread: Floats | None = None
 
     @staticmethod
     def concatenate(parts: Sequence[Predictions]) -> Predictions:
@@ -71,18 +69,16 @@ def measure_predictions(
     *,
     sampling: Sampling | None = None,
     distributions: bool = False,
-    spread: bool = True,
 ) -> Predictions:
     """Measures every suffix position.
 
     `hidden`: [B, S, d], final hidden states of the token before each token of `suffix`, int64
     [B, S], `NOTHING` after the end of a shorter one. `sampling`: also measure log-probabilities
-    under this scheme. `distributions`: also measure entropies, and the `spread`, which costs as
-    much again.
+    under this scheme. `distributions`: also measure entropies.
     """
     states, targets = hidden.flatten(0, 1), suffix.flatten()
     pieces = [
-        _measure(head(some).float(), true, sampling, distributions, spread)
+        _measure(head(some).float(), true, sampling, distributions)
         for some, true in zip(
             torch.split(states, POSITIONS_AT_ONCE),
             torch.split(targets, POSITIONS_AT_ONCE),
@@ -104,7 +100,6 @@ def _measure(
     targets: torch.Tensor,
     sampling: Sampling | None,
     distributions: bool,
-    spread: bool,
 ) -> dict[str, torch.Tensor]:
     # logits float32 [n, V], targets int64 [n] -> the columns of Predictions, each [n]
     index = targets.clamp(min=0).to(logits.device).unsqueeze(-1)
@@ -116,9 +111,6 @@ def _measure(
         p = (logits - total.unsqueeze(-1)).exp_()
         # -Σ p log p; near certainty, rounding could leave less than 0
         found["entropy"] = (total - _dot(p, logits)).clamp_(min=0)
-        if spread:
-            deviation = logits - (total - found["entropy"]).unsqueeze(-1)
-            found["spread"] = _dot(p, deviation.square_()).sqrt()
     return found
 
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from evals.run.statistics import (
     Interval,
-    bootstrap,
     compare_draws,
     estimate_mean,
     estimate_share,
@@ -116,16 +115,6 @@ def measure_value(
         name=name, of=of, on=on, n=n, value=value, ci95=ci95, unit=unit, change=change,
         details=details,
     )  # fmt: skip
-
-
-def measure_selectivity(passages: Values, control: Values, of: str) -> Measured:
-    """The rise of the loss on the passages minus its rise on the control text, in nats per token,
-    from each row's rise, [N] and [M]: above 0, the edit hit the passages harder than ordinary
-    text; near 0, it made the model equally worse at everything."""
-    interval = bootstrap((passages, control), lambda some, other: some.mean() - other.mean())
-    value = float(passages.mean() - control.mean())
-    n = len(passages)
-    return measure_value("selectivity", value, interval, of=of, n=n, unit="nats")
 
 
 def _estimate(interval: Interval, on: On | None) -> Interval | None:

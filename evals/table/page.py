@@ -17,7 +17,6 @@ from surgery.card.measurements import (
     list_tables,
     name_edits,
     render_measurements,
-    render_table,
     show,
 )
 from surgery.record.manifest import BlockFit, History
@@ -156,9 +155,6 @@ def render_markdown(report: Report) -> str:
         facts = list_facts(edit.edit) if edit.edit else [("edit", "not recorded")]
         facts += _list_untried(edit)
         lines += [f"- {as_line(key)}: {as_line(text)}" for key, text in facts] + [""]
-    for table, some in list_tables(report):
-        if table.key == "size":
-            lines += render_table(report, table, some)
     lines += ["## Limits", "", *(f"- {as_line(limit)}" for limit in LIMITS), ""]
     lines += ["## To make this report again", "", NAMED_ONLY, ""]
     lines += [f"    {' '.join(command.splitlines())}" for command in report.commands]

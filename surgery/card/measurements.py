@@ -61,7 +61,7 @@ class Line:
 
     @property
     def n(self) -> int | None:
-        """That of the first edit: of `guided`, a base has another one."""
+        """That of the first edit."""
         return next((edit.n for edit in (*self.edits, self.base) if edit is not None), None)
 
     @property
@@ -260,8 +260,7 @@ def render_measurements(report: Report) -> str:
         )
     lines += [brackets, ""]
     for table, some in list_tables(report):
-        if table.key != "size":
-            lines += render_table(report, table, some)
+        lines += render_table(report, table, some)
     ran = {**report.provenance.versions, **report.edits[0].provenance}
     shown = ("dtype", "device", "lm-eval", "transformers")
     known = [f"{key} {ran[key]}" for key in shown if ran.get(key)]

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from evals.choose.estimates import Estimates
@@ -110,17 +109,9 @@ def _list_figures(
     points: Sequence[EditPoint], names: Sequence[str], estimates: Estimates | None
 ) -> Iterator[Measured]:
     for of, point in zip(names, points, strict=True):
-        for row in rename(point.figures, of):
-            yield row
-            if row.name == "heldout" and row.value is not None:
-                value = float(np.exp(row.value)) if row.value < _MOST else math.inf
-                yield measure_value("heldout_perplexity", value, of=of, on="all", n=row.n)
+        yield from rename(point.figures, of)
         if estimates is not None:
             yield from _list_estimates(estimates, point.selection, of)
-
-
-_MOST = 700.0
-"""Nats whose exponential a float still holds."""
 
 
 def _list_estimates(estimates: Estimates, selection: Any, of: str) -> Iterator[Measured]:

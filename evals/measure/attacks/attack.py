@@ -51,8 +51,8 @@ class Target:
     sibling: ResolvedModel | None = None
     trainings: Trainings | None = None
 
-    def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
-        """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""
+    def read(self, tokens: Tokens, prefix_length: int) -> Pass:
+        """One teacher-forced pass over rows."""
         from evals.measure.memorization.extraction import run_pass
         from evals.run.predictions import Sampling
 
@@ -60,15 +60,14 @@ class Target:
             self.model,
             tokens,
             prefix_length,
-            full=full,
             sampling=Sampling(),
             batch_size=self.batch_size,
         )
 
-    def ask(self, model: Any, *, full: bool = False) -> Pass:
+    def ask(self, model: Any) -> Pass:
         """As `read`, of a model in place of the target's own, over the passages."""
         asked = replace(self, model=model)
-        return asked.read(self.samples.tokens, self.samples.prefix_length, full=full)
+        return asked.read(self.samples.tokens, self.samples.prefix_length)
 
     def read_after(self, prefixes: Sequence[Tokens]) -> Evidence:
         """The evidence if each passage had another prefix, int32 [P] of any length.
@@ -125,12 +124,7 @@ class Target:
     @cached_property
     def seen(self) -> Pass:
         """The pass over the unchanged passages, which several attacks share."""
-        made = self.ask(self.model, full=True)
-        if self.tokenizer is None:
-            return made
-        suffixes = self.samples.suffix_rows
-        texts = self.tokenizer.batch_decode(suffixes, clean_up_tokenization_spaces=False)
-        return replace(made, texts=texts)
+        return self.ask(self.model)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
-from evals.measure.memorization.membership import SCORES
+from evals.measure.memorization.measures import suffix_nll
+from evals.measure.memorization.membership import SCORE, SOURCE
 
-ATTACKS = {
-    "membership": {"rank": 100, "groups": "all default", "tells_members": True},
-}
+ATTACKS = {"membership": {"rank": 100, "groups": "all default", "tells_members": True}}
 
 
 def make_membership() -> Attack:
@@ -17,15 +16,15 @@ def make_membership() -> Attack:
 
     def run(target: Target) -> AttackOutcome:
         seen = target.seen
-        scores = {score.name: score.of(seen) for score in SCORES if score.can(seen)}
+        loss = suffix_nll(seen.predictions.log_likelihood, seen.suffix)
         nothing = np.zeros(len(target.samples), dtype=np.bool_)
-        return AttackOutcome(nothing, ~nothing, scores=scores)
+        return AttackOutcome(nothing, ~nothing, scores={SCORE: -loss})
 
     return Attack(
         "membership",
-        "all scores of extract",
-        "area under the ROC curve of each score for members against non-members; 0.5 is chance",
-        "; ".join(score.source for score in SCORES),
+        "the loss of the suffix after the prefix",
+        "area under the ROC curve of the loss for members against non-members; 0.5 is chance",
+        SOURCE,
         "one pass, shared",
         run,
     )

@@ -280,7 +280,6 @@ class Engine:
             suffix,
             sampling=Sampling(),
             distributions=True,
-            spread=False,
         )
         assert found.log_drawn is not None
         assert found.entropy is not None

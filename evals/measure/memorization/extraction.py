@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 
 from evals.data import NOTHING, Samples, Tokens
 from evals.measure.memorization.measures import MEASURES, Pass, first_divergence
-from evals.measure.memorization.membership import SCORES
 from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.decoding import decode_rest
 from evals.run.finite import check_finite
@@ -30,13 +29,12 @@ from surgery.processes import count_for_all, share
 class Extraction:
     """Every available measure of the rows of `samples`: name → [N], in their order.
 
-    `sampling`, `decoded` (int32 [N, S]): of `--metrics full`, else None.
+    `decoded` (int32 [N, S]): of `--metrics full`, else None.
     """
 
     samples: Samples
     batch_size: int
     values: dict[str, npt.NDArray[Any]]
-    sampling: Sampling | None
     decoded: Tokens | None
 
     def select(self, mask: npt.NDArray[np.bool_]) -> Extraction:
@@ -62,29 +60,21 @@ def extract(
     samples: Samples,
     *,
     full: bool = False,
-    sampling: Sampling | None = None,
-    tokenizer: Any = None,
     **running: Any,
 ) -> Extraction:
     """Runs the memorization test of `samples` on `model`.
 
-    `full`: also measure distributions, and decode for free-running measures; `sampling` is then
-    the scheme for (n, p)-discoverable extraction. `tokenizer`: for the zlib score, which needs
-    text. `running`: batch size and other arguments of `run_pass`.
+    `full`: also measure distributions, and decode for free-running measures. `running`: batch size
+    and other arguments of `run_pass`.
 
     Raises `SamplesError` if the rows do not fit the model, `MeasurementError` if the model gives
     numbers that are not finite.
     """
     samples.check_fits(*read_limits(model))
-    scheme = (sampling or Sampling()) if full else None
     rows, prefix_length = samples.tokens, samples.prefix_length
-    result = run_pass(model, rows, prefix_length, full=full, sampling=scheme, **running)
-    if tokenizer is not None:
-        suffixes = samples.suffix_rows
-        texts = tokenizer.batch_decode(suffixes, clean_up_tokenization_spaces=False)
-        result = replace(result, texts=texts)
-    values = {one.name: one.of(result) for one in (*MEASURES, *SCORES) if one.can(result)}
-    return Extraction(samples, result.batch_size, values, scheme, result.decoded)
+    result = run_pass(model, rows, prefix_length, full=full, **running)
+    values = {one.name: one.of(result) for one in MEASURES if one.can(result)}
+    return Extraction(samples, result.batch_size, values, result.decoded)
 
 
 def run_pass(

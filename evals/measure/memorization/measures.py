@@ -9,7 +9,7 @@ when a passage is recovered.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,6 @@ Flags = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
 
 NEAR_MATCH = 0.75
-ATTEMPTS = (1, 10, 100, 1_000, 10_000, 100_000)
-CONFIDENCES = (0.1, 0.5, 0.9, 0.99)
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,13 @@ class Pass:
 
     - `suffix`: int32 [N, S], the true tokens; a shorter one ends with `NOTHING`. `predictions`: the
       model's, at each of them.
-    - `decoded`: int32 [N, S], greedy decoding after each prefix; `texts`: the suffixes as text.
-      None if not requested.
+    - `decoded`: int32 [N, S], greedy decoding after each prefix; None if not requested.
     """
 
     suffix: Tokens
     predictions: Predictions
     batch_size: int
     decoded: Tokens | None = None
-    texts: Sequence[str] | None = None
 
     @property
     def arrays(self) -> dict[str, Any]:
@@ -156,18 +152,6 @@ def completion_entropy(entropy: Floats, suffix: Ints) -> Scores:
     return average(entropy, suffix)
 
 
-def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
-    """1 minus the share of the suffix that greedy decoding needs to repeat the rest.
-
-    Carlini et al. 2021, Wang et al. 2024. Teacher-forced tokens decide it: k follows the last wrong
-    position. Returns [N] in [0, 1].
-    """
-    wrong = greedy != suffix
-    length = suffix.shape[1]
-    given = np.where(wrong.any(axis=1), length - wrong[:, ::-1].argmax(axis=1), 0)
-    return np.asarray(1.0 - given / measure_lengths(suffix))
-
-
 def near_match_similarity(decoded: Ints, suffix: Ints) -> Scores:
     """Token edit similarity: 1 − Levenshtein(decoded, suffix) / S (Lee et al. 2022). [N]"""
     from rapidfuzz.distance import Levenshtein
@@ -180,29 +164,6 @@ def _list_tokens(rows: Ints) -> list[list[int]]:
     return [row[row != NOTHING].tolist() for row in rows]
 
 
-def bleu(decoded: Ints, suffix: Ints) -> Scores:
-    """BLEU-4 of each row, with token ids as words (Ippolito et al. 2023). [N] in [0, 1].
-
-    The geometric mean of the clipped 1- to 4-gram precisions, without smoothing. Equal lengths mean
-    no brevity penalty. Suffixes of fewer than four tokens score 0.
-    """
-    from sacrebleu.metrics.bleu import BLEU
-
-    metric = BLEU(tokenize="none", smooth_method="none", force=True)
-    texts = [[" ".join(map(str, row)) for row in _list_tokens(rows)] for rows in (decoded, suffix)]
-    scores = [
-        metric.corpus_score([mine], [[true]]).score / 100 for mine, true in zip(*texts, strict=True)
-    ]
-    return np.asarray(scores)
-
-
-def is_near(made: Pass) -> Flags:
-    """Whether each row of a pass with decoding is nearly word for word: bool [N]."""
-    assert made.decoded is not None
-    similar = near_match_similarity(made.decoded, made.suffix) >= NEAR_MATCH
-    return similar | (bleu(made.decoded, made.suffix) > NEAR_MATCH)
-
-
 def log_extraction_probability(log_drawn: Floats) -> Scores:
     """log p_z: the probability that one sample is exactly the suffix (Hayes et al. 2024).
 
@@ -213,7 +174,7 @@ def log_extraction_probability(log_drawn: Floats) -> Scores:
 
 
 def attempts_needed(log_p_z: Floats, p: float) -> Scores:
-    """The least n for which a row is (n, p)-discoverably extractable; infinite where p_z = 0.
+    """The least n of which one draw is the suffix with probability p; infinite where p_z = 0.
 
     n = ⌈log(1 − p) / log(1 − p_z)⌉, at least 1 (Hayes et al. 2024). `p` is in (0, 1). [N]
     """
@@ -225,11 +186,6 @@ def attempts_needed(log_p_z: Floats, p: float) -> Scores:
     needed = np.where(p_z >= 1.0, 1.0, needed)
     needed = np.where(p_z == 0.0, np.inf, needed)
     return np.maximum(needed, 1.0)
-
-
-def _list_points(log_p_z: Scores) -> dict[str, Flags]:
-    needed = {p: attempts_needed(log_p_z, p) for p in CONFIDENCES}
-    return {f" {n} {p:g}": needed[p] <= n for p in CONFIDENCES for n in ATTEMPTS}
 
 
 MEASURES = (
@@ -258,7 +214,6 @@ MEASURES = (
         headline=True,
         label="loss on the passages, nats per token",
     ),
-    Measure("extraction_strength", extraction_strength, unit="number"),
     Measure(
         "memorization_score",
         lambda decoded, suffix: token_accuracy(decoded, suffix),  # Biderman et al. 2023
@@ -273,24 +228,11 @@ MEASURES = (
         label="nearly recited (edit distance)",
     ),
     Measure(
-        "near_match.bleu",
-        bleu,
-        column="bleu",
-        flags=lambda scores: {"": scores > NEAR_MATCH},
-        label="nearly recited (BLEU)",
-    ),
-    Measure(
         "completion_entropy",
         completion_entropy,
         column="entropy",
         unit="nats",
         label="entropy of the completion, nats per token",
-    ),
-    Measure(
-        "probabilistic_extraction",
-        log_extraction_probability,
-        column="log_p_z",
-        flags=_list_points,
     ),
 )
 HEADLINE = tuple(measure for measure in MEASURES if measure.headline)

@@ -1,91 +1,25 @@
-"""Membership scores: how much a row looks like training text. Higher means more likely.
+"""Tells what was trained on from what was not, by the loss of the suffix given its prefix.
 
-All scores cover the suffix given its prefix, and come from the same pass as the measures.
+That is one score, from the same pass as the measures: of several, the most extreme one would tell
+members from others by luck (Yeom et al. 2018, Privacy Risk in Machine Learning).
 """
 
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Sequence
 
 import numpy as np
 
-from evals.data import NOTHING, measure_lengths
-from evals.measure.memorization.measures import Flags, Floats, Ints, Measure, Scores, average
+from evals.measure.memorization.measures import Flags, Scores
 from evals.run.statistics import FEWEST, Interval, cut_percentiles, resample, widen, wilson
 from evals.table.measured import measure_value
 from surgery.record.measured import Measured, On
 
-SHARE = 0.2
-"""The share of least likely tokens that min-k averages, as in both papers' main results."""
+SCORE = "membership.loss"
+"""The name of its figure. Higher scores, which are lower losses, look more like training text."""
+SOURCE = "Yeom et al. 2018, Privacy Risk in Machine Learning"
 OVERCORRECTED = 0.4
 """Below this AUC, with its interval below 0.5, a model reveals members by avoiding them."""
-
-
-def loss_score(log_likelihood: Floats, suffix: Ints) -> Scores:
-    """Mean log-likelihood per token, the negative loss. [N, S] -> [N]."""
-    return average(log_likelihood, suffix)
-
-
-def zlib_score(log_likelihood: Floats, suffix: Ints, texts: Sequence[str]) -> Scores:
-    """Mean log-likelihood divided by the bits that zlib needs for the text. `texts`: N suffixes.
-
-    The ratio of log-perplexity to zlib entropy, with the sign reversed. Returns [N].
-    """
-    bits = [8 * len(zlib.compress(text.encode())) for text in texts]
-    return loss_score(log_likelihood, suffix) / np.asarray(bits, dtype=np.float64)
-
-
-def min_k(log_likelihood: Floats, suffix: Ints) -> Scores:
-    """Mean log-likelihood of the `SHARE` of tokens that are least likely, at least one. [N]"""
-    return _mean_of_smallest(log_likelihood.astype(np.float64), suffix)
-
-
-def min_k_plus_plus(
-    log_likelihood: Floats, suffix: Ints, entropy: Floats, spread: Floats
-) -> Scores:
-    """Min-k of log-likelihoods that are standardized by the model's own distribution.
-
-    (log p(x_t) − μ) / σ, where μ and σ are the mean and standard deviation of log p(v) under v ~ p,
-    so μ = −entropy. If σ is 0, the distribution is certain and the term is 0. [N, S] -> [N].
-    """
-    distance = log_likelihood.astype(np.float64) + entropy
-    certain = spread == 0
-    values = np.where(certain, 0.0, distance / np.where(certain, 1, spread))
-    return _mean_of_smallest(values, suffix)
-
-
-def _mean_of_smallest(values: Scores, suffix: Ints) -> Scores:
-    numbers = np.maximum(1, (SHARE * measure_lengths(suffix)).astype(np.int64))
-    ordered = np.sort(np.where(suffix == NOTHING, np.inf, values), axis=1)
-    smallest = np.arange(values.shape[1]) < numbers[:, None]
-    return np.asarray(np.where(smallest, ordered, 0).sum(axis=1) / numbers)
-
-
-SCORES = (
-    Measure(
-        "membership.loss",
-        loss_score,
-        source="Yeom et al. 2018, Privacy Risk in Machine Learning",
-    ),
-    Measure(
-        "membership.min_k",
-        min_k,
-        source="Shi et al. 2024, Detecting Pretraining Data from Large Language Models",
-    ),
-    Measure(
-        "membership.zlib",
-        zlib_score,
-        source="Carlini et al. 2021, Extracting Training Data from Large Language Models",
-    ),
-    Measure(
-        "membership.min_k_plus_plus",
-        min_k_plus_plus,
-        source="Zhang et al. 2025, Min-K%++: Improved Baseline for Detecting Pre-Training Data "
-        "from Large Language Models",
-    ),
-)
 
 
 def measure_area(

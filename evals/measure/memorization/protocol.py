@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -13,7 +13,6 @@ from evals.measure.memorization.extraction import Extraction, extract, run_pass
 from evals.measure.memorization.measures import Flags, suffix_nll
 from evals.measure.memorization.summary import ControlLoss
 from evals.run.models import LoadedModel
-from evals.run.predictions import Sampling
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,6 @@ class Protocol:
     samples: Samples
     controls: Tokens | None = None
     full: bool = False
-    sampling: Sampling = field(default_factory=Sampling)
     batch_size: int | None = None
 
     @property
@@ -64,8 +62,6 @@ def measure(
         model,
         samples,
         full=protocol.full,
-        sampling=protocol.sampling,
-        tokenizer=loaded.tokenizer,
         batch_size=protocol.batch_size,
         advance=advance,
     )

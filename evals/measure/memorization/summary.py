@@ -12,7 +12,7 @@ from evals.data import Tokens, take_tokens
 from evals.measure.differences import compare_losses
 from evals.measure.memorization.extraction import Extraction
 from evals.measure.memorization.measures import HEADLINE, MEASURES, Flags, Measure, Scores
-from evals.measure.memorization.membership import SCORES, measure_area
+from evals.measure.memorization.membership import SCORE, measure_area
 from evals.run.statistics import split_strata
 from surgery.reading.corpus import strip_opening
 from surgery.record.measured import EDITED, Measured, On
@@ -55,11 +55,10 @@ def measure_recital(
 
 
 def measure_membership(test: Extraction, of: str) -> Iterator[Measured]:
-    """How well each score tells members from others, if there are both."""
+    """How well the loss tells members from others, if there are both."""
     members = test.samples.trained_on
-    for score in SCORES if members.any() and not members.all() else ():
-        if score.name in test.values:
-            yield measure_area(score.name, test.values[score.name], members, of)
+    if members.any() and not members.all():
+        yield measure_area(SCORE, -test.nll, members, of)
 
 
 def measure_control(
@@ -110,7 +109,6 @@ def list_rows(
     columns = {
         **_list_columns(test, MEASURES),
         **{name: values.tolist() for name, values in labels.items() if values is not None},
-        **_list_columns(test, SCORES),
     }
     before = None if baseline is None else _list_columns(baseline, HEADLINE)
     for index, name in enumerate(samples.ids):

@@ -125,14 +125,13 @@ class View:
 
     @property
     def area(self) -> Measured | None:
-        """The membership score that is farthest from chance; None if none was tried."""
-        names = [name for name in self.report.names if name.startswith("membership.")]
-        rows = [row for name in names if (row := self.find(name)) and row.value is not None]
-        return max(rows, key=lambda row: abs((row.value or 0.5) - 0.5), default=None)
+        """How well the membership score tells members from others; None if that was not tried."""
+        row = self.find("membership.loss")
+        return None if row is None or row.value is None else row
 
     @property
     def tells_members(self) -> bool:
-        """Whether that score is shown to tell members from others."""
+        """Whether it is shown to tell members from others."""
         ends = self.area.ci95 if self.area else None
         return ends is None or not ends[0] <= 0.5 <= ends[1]
 
