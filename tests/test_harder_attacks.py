@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,14 +27,12 @@ from tiny_tokenizer import tiny_tokenizer
 
 from evals.data import Samples, Tokens
 from evals.data.repeats import merge_equal_rows
-from evals.measure.attacks import relearn_strongest, trying
+from evals.measure.attacks import relearn_strongest
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target, rate_held
-from evals.measure.attacks.foreseeing import time_attack
 from evals.measure.attacks.graft import list_parts
 from evals.measure.attacks.in_context import make_prompts
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Outcomes, measure_outcomes
-from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.memorization.recovery import Evidence
 from surgery.editing.loading import load_model
 from surgery.hub.finding import find_model
@@ -210,34 +207,6 @@ def test_the_longest_of_equal_passages_goes_on() -> None:
     assert merged.after is not None
     assert [len(one) for one in merged.after] == [30, 20]
     assert merged.select(np.array([False, True])).untested.tolist() == [20]
-
-
-# --- how long attacks take
-
-
-def test_an_audit_says_what_attacks_take_before_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass is timed: here, a second for each of its rows."""
-    said: list[str] = []
-    clock = [0.0]
-    monkeypatch.setattr(trying, "say", said.append)
-    monkeypatch.setattr(trying, "read_clock", lambda: clock[0])
-    ask = Target.ask
-
-    def take_seconds(target: Target, *given: Any, **more: Any) -> Any:
-        clock[0] += len(target.samples)
-        return ask(target, *given, **more)
-
-    monkeypatch.setattr(Target, "ask", take_seconds)
-    loaded: Any = SimpleNamespace(
-        model=make_small(), tokenizer=None, name="m", cut=(), provenance={}
-    )
-    base = try_attacks(loaded, AttackPlan(name_rows(ROWS), TEXT, ("any", "in-context")))
-    assert said == ["m: attacks take about 0:15:36: in-context 0:15:00, all others 0:00:36"]
-    try_attacks(loaded, AttackPlan(name_rows(ROWS), TEXT, ("any", "in-context")), base)
-    try_attacks(loaded, AttackPlan(name_rows(ROWS), TEXT, ("any", "greedy")))
-    assert len(said) == 1, "an edit takes as long, and these take little"
-    given = make_attack("relearn"), (24, 12), 1.0
-    assert time_attack(*given, None) == 3 * time_attack(*given, 1)
 
 
 # --- what an attacker chooses on passages that he holds

@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ from evals.measure.attacks.graft import (
 from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
 from evals.measure.attacks.quantized import quantize_matrices
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
-from evals.measure.attacks.trying import KINDS
+from evals.measure.attacks.trying import KINDS, AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.attacks.weights import put_weights, restore_modules
 from evals.measure.memorization.recovery import is_recovery, make_recovery
@@ -303,6 +304,30 @@ def test_graft_takes_the_scope_that_recovers_most(tmp_path) -> None:
     assert rate(cut=(), sibling=sibling) < 1, "all attention also undoes what was learned in it"
 
 
+def test_the_sibling_is_loaded_once(tmp_path, monkeypatch) -> None:
+    """For all attacks, on the passages and on the control."""
+    base = two_heads()
+    base.save_pretrained(tmp_path / "base")
+    rows = passages("neox-parallel", rows=20)
+    plan = AttackPlan(
+        rows, TEXT_ROWS, ("graft", "graft-wide"), sibling=find_model(tmp_path / "base")
+    )
+    assert plan.passages is plan.passages
+    assert plan.control is plan.control
+    loads = []
+
+    def load(*given, **more):
+        loads.append(given)
+        return load_model(*given, **more)
+
+    monkeypatch.setattr("surgery.editing.loading.load_model", load)
+    model = apply(base, "1", "identity", layout="stock")
+    loaded: Any = SimpleNamespace(model=model, tokenizer=None, name="m", cut=(1,), provenance={})
+    found = try_attacks(loaded, plan)
+    assert [*found.control] == ["graft", "graft-wide"]
+    assert len(loads) == 1
+
+
 def test_the_best_scope_is_that_of_the_passages_that_count(tmp_path: Path) -> None:
     """Also once it was stored. A search may have chosen on the others, which favor another."""
     first, second = np.array([1, 1, 1, 0, 0], dtype=bool), np.array([0, 0, 0, 1, 1], dtype=bool)
@@ -358,7 +383,9 @@ def test_names_that_contradict_each_other(asked, line) -> None:
 @pytest.mark.parametrize("group", ["default", "all", "cheap"])
 def test_groups_hold_graft_only_where_there_is_a_sibling(group) -> None:
     without, beside = (choose_attacks([group], sibling=known) for known in (False, True))
-    assert set(beside) - set(without) == ({"graft", "graft-wide"} if group == "all" else {"graft"})
+    assert set(beside) - set(without) == (
+        {"graft"} if group == "cheap" else {"graft", "graft-wide"}
+    )
     assert shorten_names(beside, sibling=True)[0] == shorten_names(without)[0] == group
     assert choose_attacks(["graft"]) == ("graft",)
     assert {"revive"} <= set(choose_attacks([]))

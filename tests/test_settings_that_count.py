@@ -29,7 +29,6 @@ from evals.choose.search.trials import Trials
 from evals.data import Samples
 from evals.measure.attacks import relearn, relearn_strongest, revive, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
-from evals.measure.attacks.foreseeing import count_rows
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Outcomes, measure_outcomes
 from evals.measure.attacks.trying import KINDS, AttackPlan, Tried, try_attacks
@@ -375,32 +374,3 @@ def test_progress_goes_by_the_steps_of_training(
         given = make_trainings(1e-3, steps=2, of=name)
         make_attack(name).run(target_of(model_named(CUT), cut=(1, 3), trainings=given))
     assert shown[0] == (told, 2, [1, 1])
-
-
-@pytest.mark.parametrize("name", ["relearn", "relearn-strongest", "revive"])
-def test_a_forecast_counts_the_rows_that_are_trained(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In each training; in a search, the attacker holds a share of all passages."""
-    monkeypatch.setattr(relearn, "STEPS", (1, 2))
-    monkeypatch.setattr(relearn_strongest, "STEPS", (1, 2))
-    monkeypatch.setattr(revive, "STEPS", (1, 2))
-    trained: list[int] = []
-    measure = tuning.measure_loss
-
-    def count(model: Any, batch: Any, *given: Any) -> Any:
-        trained.append(len(batch))
-        return measure(model, batch, *given)
-
-    monkeypatch.setattr(tuning, "measure_loss", count)
-    attack = make_attack(name)
-    given = make_trainings(1e-3, 1e-4, steps=2, of=name)
-    found = attack.run(target_of(model_named(CUT), cut=(1, 3), trainings=given))
-    trainings = len(found.trainings or "1")
-    assert sum(trained) == trainings * attack.count_trained(len(ROWS), len(TEXT_ROWS))
-    read = len(ROWS) * (1 + 2 * trainings * (len(attack.stages) - 1 if attack.stages else 0))
-    counted = count_rows(name, len(ROWS), len(TEXT_ROWS), trainings)
-    assert counted == read + 3 * sum(trained)
-    if name == "relearn":
-        more = count_rows(name, len(ROWS), len(TEXT_ROWS), trainings, of=2 * len(ROWS))
-        assert more == read + 2 * 3 * sum(trained)

@@ -309,13 +309,11 @@ class Attack:
 
     - `setting`: its parameters, in words; `stages`: the points of its curve.
     - `definition`, `source`: when a passage counts as recovered, and who defined this.
-    - `cost`: in passes over the passages, in words; `passes`: about how many, without training.
+    - `cost`: in passes over the passages, in words.
     - `run`: deterministic for the same model and passages.
     - `needs`: what it cannot be tried without. `share`: the attacker holds one passage in this
       many, which do not count, nor do those that overlap them; 0: none.
-    - `count_trained`: passages, windows of other text → about how many rows go through one
-      training, of which an attack with several settings makes as many as `AttackOutcome.trainings`.
-      An attack that has it runs several times, in draws, as often on each model.
+    - `in_draws`: it trains, and so runs several times, as often on each model.
     - `trains_only_cut`: it trains only blocks that were cut, and reads other models as they are.
     - `tells_members`: it recovers no passage, but scores members against non-members.
     """
@@ -329,14 +327,9 @@ class Attack:
     stages: tuple[int, ...] = ()
     needs: tuple[Need, ...] = field(default=(), metadata=ASIDE)
     share: int = 0
-    count_trained: Callable[[int, int], int] | None = field(default=None, metadata=ASIDE)
+    in_draws: bool = False
     trains_only_cut: bool = False
     tells_members: bool = False
-    passes: int = 1
-
-    @property
-    def in_draws(self) -> bool:
-        return self.count_trained is not None
 
     @property
     def description(self) -> dict[str, str]:

@@ -83,7 +83,6 @@ def make_graft() -> Attack:
         "four passes, one of them of the sibling itself",
         run,
         needs=(SIBLING,),
-        passes=4,
     )
 
 
@@ -114,7 +113,6 @@ def make_graft_wide() -> Attack:
         run,
         needs=(SIBLING,),
         share=SHARE,
-        passes=1 + 3 * RUNS + 3,
     )
 
 

@@ -46,7 +46,6 @@ def make_in_context() -> Attack:
         f"{1 + len(SHOTS)} passes, of up to {1 + SHOTS[0]} times as many tokens",
         _run,
         share=SHARE,
-        passes=1 + sum(1 + shots for shots in SHOTS),
     )
 
 

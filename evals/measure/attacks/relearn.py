@@ -52,7 +52,7 @@ def make_relearn() -> Attack:
         _run,
         stages=(0, *STEPS),
         share=SHARE,
-        count_trained=lambda passages, windows: STEPS[-1] * max(1, min(ROWS, passages // SHARE)),
+        in_draws=True,
     )
 
 

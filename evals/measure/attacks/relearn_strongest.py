@@ -30,7 +30,6 @@ from evals.measure.attacks.attack import (
     Setting,
     Target,
     Trainings,
-    count_held,
     split,
 )
 from evals.measure.attacks.draws import SETTING, follow, repeat
@@ -161,7 +160,7 @@ def make_relearn_strongest() -> Attack:
         _run,
         stages=(0, *STEPS),
         share=SHARE,
-        count_trained=lambda passages, windows: STEPS[-1] * min(ROWS, _count_many(passages)),
+        in_draws=True,
     )
 
 
@@ -169,12 +168,6 @@ def list_kinds() -> list[Kind]:
     """All kinds, those on most passages first."""
     every = product((False, True), (False, True), LEARNED, OPTIMIZERS)
     return [Kind(learned, by, few=few, mixed=mixed) for few, mixed, learned, by in every]
-
-
-def _count_many(passages: int) -> int:
-    """How many passages an attacker trains on who takes all but those that he keeps apart."""
-    held = count_held(passages, SHARE)
-    return held - held // APART
 
 
 def _run(target: Target) -> AttackOutcome:

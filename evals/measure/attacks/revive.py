@@ -91,7 +91,7 @@ def make_revive() -> Attack:
         needs=(TEXT,),
         share=SHARE,
         trains_only_cut=True,
-        count_trained=lambda passages, windows: STEPS[-1] * ROWS,
+        in_draws=True,
     )
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from evals.data import Samples, Tokens
 from evals.data.windows import end_alike
 from evals.measure.attacks.attack import Attack, AttackOutcome, Setting, Target, split
-from evals.measure.attacks.foreseeing import foresee_times
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, is_own
 from evals.measure.attacks.result import Outcomes, measure_outcomes, measure_scores
 from evals.measure.memorization.measures import Flags
@@ -21,12 +20,8 @@ from evals.run.console import say
 from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
-from surgery.processes import read_clock
 from surgery.record.measured import EDITED, Measured, On
 from surgery.store import KEEP_NOTHING, Store
-
-FEW = 8
-"""Passages of the pass that is timed."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +183,6 @@ def try_attacks(
         sibling=plan.sibling,
     )
     beside = replace(on, samples=plan.control)
-    if base is None and (said := _foresee(on, plan, with_control=with_control)):
-        say(f"{loaded.name}: {said}")
     done, new = dict[str, Tried](), list[str]()
 
     def run(attack: Attack, *given: Any) -> Tried:
@@ -210,21 +203,6 @@ def try_attacks(
         {name: one.seconds for name, one in done.items()},
         loaded.provenance,
     )
-
-
-def _foresee(on: Target, plan: AttackPlan, *, with_control: bool) -> str | None:
-    """How long attacks take on a model. A few rows are read twice, and timed once, if any attack
-    may take long."""
-    if not any(attack.in_draws or attack.passes > 1 for attack in plan.tried):
-        return None
-    few = replace(on, samples=on.samples.select(slice(0, FEW)))
-    few.ask(on.model)
-    begun = read_clock()
-    few.ask(on.model)
-    row = (read_clock() - begun) / len(few.samples)
-    asked = (plan.passages, *([plan.control] if with_control else []))
-    sizes = [(len(some), len(plan.unrelated)) for some in asked]
-    return foresee_times(plan.tried, sizes, row, plan.draws)
 
 
 def _aim(
