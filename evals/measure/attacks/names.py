@@ -51,7 +51,6 @@ class Listed:
     - `rank`: orders attacks from the cheapest to the strongest. `who`: a key of `WHO`.
     - `groups`: any of "all", "default" (strong and fast), "cheap" (one pass), and "trained" (what
       every audit of an erased or healed model tries: training may have hidden what it knows).
-    - `form`: its name with a letter for a number that may be another; by default its name.
     - `sibling`: groups have it only where there is one. `tells_members`: as `Attack`.
     """
 
@@ -60,24 +59,20 @@ class Listed:
     file: str = "recovery"
     who: str = "asks"
     groups: str = "all"
-    form: str = ""
     sibling: bool = False
     tells_members: bool = False
 
-    def make(self, *number: int) -> Attack:
-        """The attack, with another number if one is given."""
-        name = re.sub(r"\W", "_", re.sub(":[A-Z]+$", "", self.form or self.name))
-        make = getattr(import_module(f"{__package__}.{self.file}"), f"make_{name}")
-        made: Attack = make(*number)
+    def make(self) -> Attack:
+        name = re.sub(r"\W", "_", self.name)
+        made: Attack = getattr(import_module(f"{__package__}.{self.file}"), f"make_{name}")()
         return replace(made, tells_members=self.tells_members)
 
 
 def _list_attacks() -> Iterator[Listed]:
     """What one pass decides, and what the files here list."""
-    forms = {form.partition(":")[0]: form for form in RECOVERIES}
     for name in NAMES:
-        yield Listed(name, 0, groups="all default cheap", form=forms[name.partition(":")[0]])
-    yield Listed("hints:8", 75, groups="all default trained", form=forms["hints"])
+        yield Listed(name, 0, groups="all default cheap")
+    yield Listed("hints:8", 75, groups="all default trained")
     for file in sorted(Path(__file__).parent.glob("*.py")):
         text = file.read_text(encoding="utf-8")
         for node in ast.parse(text).body if "\nATTACKS = " in text else ():
@@ -102,7 +97,7 @@ def _make_from(make: Callable[..., Recovery], *number: int) -> Attack:
 _LISTED = {one.name: one for one in sorted(_list_attacks(), key=lambda one: one.rank)}
 FORMS: dict[str, Callable[..., Attack]] = {
     **{form: partial(_make_from, make) for form, make in RECOVERIES.items()},
-    **{one.form or one.name: one.make for one in _LISTED.values() if one.file != "recovery"},
+    **{one.name: one.make for one in _LISTED.values() if one.file != "recovery"},
 }
 """The names of all attacks, with a letter for a number, and what makes each."""
 ALL, DEFAULT, _CHEAP, _TRAINED = (
