@@ -458,7 +458,7 @@ def example_of(folder: Path, **changes: Any) -> Report:
 
 def measurement_of(report: Report) -> Measurement:
     """A measurement with this report, and nothing else."""
-    nothing: Any = [None, {}, False, None, None, None, {}]
+    nothing: Any = [None, {}, False, None, None, None]
     models = [(BASE, report.base), *((edit.of, edit) for edit in report.edits)]
     results = {of: ModelResults(model, *nothing) for of, model in models if model is not None}
     return Measurement(report, ask_for(), results, None)  # type: ignore[arg-type]

@@ -207,7 +207,7 @@ def test_revive_trains_the_cut_blocks_alone(monkeypatch) -> None:
     trained: list[tuple[list[torch.Tensor], np.ndarray]] = []
 
     def train(model, make, rows, steps, rate, told, **kind):
-        student = make(model, False)
+        student = make(model)
         trained.append((student.learned, rows))
         yield 1, student
 

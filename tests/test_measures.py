@@ -163,11 +163,13 @@ def measure_area(scores, members):
     return membership.measure_area("membership.loss", scores, members, "edited")
 
 
-def test_a_score_that_tells_nothing_rarely_seems_to():
-    """One score, with its own interval: a false alarm is as rare as the interval says."""
-    draw, members = np.random.default_rng(0), np.arange(120) < 60
-    rows = [measure_area(draw.normal(size=120), members) for _ in range(100)]
-    assert sum(not row.ci95[0] <= 0.5 <= row.ci95[1] for row in rows) <= 5
+def test_a_score_that_tells_nothing_rarely_seems_to(monkeypatch):
+    """One score, with its own interval: a false alarm is about as rare as the interval says. The
+    most extreme of four scores would give two to three times as many."""
+    monkeypatch.setattr("evals.run.statistics.RESAMPLES", 400)
+    draw, members = np.random.default_rng(1), np.arange(120) < 60
+    rows = [measure_area(draw.normal(size=120), members) for _ in range(400)]
+    assert sum(not row.ci95[0] <= 0.5 <= row.ci95[1] for row in rows) <= 0.07 * 400
 
 
 @given(
@@ -230,7 +232,8 @@ def test_positions_are_measured_in_pieces_without_a_seam():
 
 def test_the_documentation_has_every_measure_and_its_source():
     text = (Path(__file__).parent.parent / "docs" / "which-passages.md").read_text()
-    for one in (*measures.MEASURES, *membership.SCORES):
+    assert "|`membership.loss`|" in text
+    for one in measures.MEASURES:
         more = " *" if {"decoded", "entropy", "log_drawn"} & set(one.needs) else ""
         more = f" (in rows `{one.column}`)" if one.figure else more
         key = f"|`{one.figure or one.name}`{more}|"
