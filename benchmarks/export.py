@@ -91,7 +91,7 @@ def benchmark(
             if turn:
                 seconds[name].append(wall)
                 memory[name].append(peak)
-    shutil.rmtree(target)
+    shutil.rmtree(target, ignore_errors=True)
     shutil.rmtree(source)
     table = Table(title=f"{shape}: {size / 1e9:.2f} GB, float16, median of {rounds}")
     for column in ("", "seconds", "range", "peak MB", "time / first", "memory / first"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgery.checkpoint.source import SAFETENSORS
-from surgery.checkpoint.tensors import Bytes, StoredTensor, read_range, write_header
+from surgery.checkpoint.tensors import PIECE, Bytes, StoredTensor, read_range, write_header
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class OutputShard:
             yield from entry.read_pieces()
 
 
+_BUFFERS = 4
 Progress = Callable[[int], None]
 """Called with the number of bytes just written."""
 
@@ -40,21 +41,33 @@ def write_file(
     pieces: Iterable[Bytes],
     progress: Progress = lambda nbytes: None,
 ) -> str:
-    """Writes a new file and returns its SHA-256, hexadecimal. Pieces must stay as they are."""
+    """Writes a new file and returns its SHA-256, hexadecimal. A thread hashes copies of pieces."""
     digest = hashlib.sha256()
-    written: queue.Queue[Bytes | None] = queue.Queue(4)
+    free: queue.Queue[memoryview] = queue.Queue()
+    for _ in range(_BUFFERS):
+        free.put(memoryview(bytearray(PIECE)))
+    written: queue.Queue[memoryview | None] = queue.Queue(_BUFFERS)
 
     def hash_written() -> None:
         while (piece := written.get()) is not None:
             digest.update(piece)
+            if len(piece) <= PIECE:
+                free.put(memoryview(piece.obj))
 
     hashing = threading.Thread(target=hash_written)
     hashing.start()
     try:
-        with path.open("xb") as file:
+        with path.open("xb", buffering=0) as file:
             for piece in pieces:
-                written.put(piece)
-                file.write(piece)
+                view = memoryview(piece)
+                if len(view) <= PIECE:
+                    copy = free.get()[: len(view)]
+                    copy[:] = view
+                    written.put(copy)
+                else:
+                    written.put(view)
+                while view:
+                    view = view[file.write(view) :]
                 progress(len(piece))
     finally:
         written.put(None)
