@@ -18,7 +18,6 @@ from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, Family, config_saved_as
 from surgery.families.rotary import spell_both
 from surgery.layouts import Block, BlockEdit, Layout, OneHot, TensorChange, layout_of
-from surgery.layouts.stock_limits import cast_context
 from surgery.selection import (
     EditedHeads,
     Selection,
@@ -76,12 +75,6 @@ class Plan:
     def one_hot(self) -> OneHot | None:
         """The constants that leave the narrowest margin, among those of all blocks."""
         return min(self.one_hots.values(), key=lambda hot: hot.gap - hot.required, default=None)
-
-    @property
-    def cast_context(self) -> int | None:
-        """The longest context in which such constants hold if the loaded model is cast to bfloat16
-        or float16, which rounds its rotary frequencies; None where there are none."""
-        return min((cast_context(_block(self.inventory, b)) for b in self.one_hots), default=None)
 
     @property
     def fitted(self) -> tuple[int, ...]:
@@ -209,7 +202,6 @@ def describe_edit(plan: Plan) -> dict[str, Any]:
         "blocks": list(plan.blocks),
         "parts": [asdict(part) for part in plan.selection],
         "one_hot": None if plan.one_hot is None else asdict(plan.one_hot),
-        "cast_context": plan.cast_context,
     }
 
 

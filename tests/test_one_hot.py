@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from surgery.errors import CheckpointError, MarginError
 from surgery.families.gpt import GPT_NEOX
 from surgery.families.rotary import Rotary, rotary_positions
-from surgery.layouts.one_hot import UNDERFLOW, find_cast_context, frequencies, one_hot
+from surgery.layouts.one_hot import UNDERFLOW, frequencies, one_hot
 
 # model: head size, rotary share, worst gap measured for the model before
 SUITE = {
@@ -50,7 +50,6 @@ def test_every_pythia_size_has_a_wide_margin(model: str) -> None:
     assert found.gap == gap
     assert found.gap > found.required > UNDERFLOW
     assert found.kappa**2 * found.num_pairs <= 30_000
-    assert find_cast_context(found, pythia_frequencies(head_size), head_size) == 2048
 
 
 @given(
@@ -113,8 +112,6 @@ def test_long_contexts_hold_with_the_rounding_of_float32(model: str) -> None:
         lost = (1 - torch.cos(angles[last] - angles[:last])).sum(-1)
         assert float(lost.min()) * unit > found.gap - 0.01
     assert found.num_offsets == length - 1
-    if model == "Llama 3.1":  # as docs/families.md says
-        assert find_cast_context(found, theta, 128, growth**2) == 6434
 
 
 def test_long_contexts_need_no_table_of_all_offsets() -> None:
@@ -124,25 +121,6 @@ def test_long_contexts_need_no_table_of_all_offsets() -> None:
         found = one_hot(theta, 128, 131_072)
     assert found.gap > found.required
     assert found.num_offsets == 131_071
-
-
-@pytest.mark.parametrize(("base", "size"), [(1e4, 128), (5e5, 128), (1e6, 64)])
-def test_a_cast_shortens_the_context(base: float, size: int) -> None:
-    """Exactly to the first offset at which the library's own cast frequencies leave too little."""
-    theta = frequencies(rotary_positions({"rope_theta": base}, Rotary(), size), Rotary())[0]
-    found = one_hot(theta, size, 32_768)
-    context = find_cast_context(found, theta, size)
-    assert 2048 < context < 32_768
-    config = transformers.LlamaConfig(
-        num_attention_heads=1, hidden_size=size, rope_theta=base, max_position_embeddings=32_768
-    )
-    gaps = []
-    for dtype in (torch.bfloat16, torch.float16):
-        cast = LlamaRotaryEmbedding(config).to(dtype).inv_freq[: found.num_pairs].double()
-        turned = torch.arange(1, 32_768).double()[:, None] * cast
-        gaps.append((1 - turned.cos()).sum(-1) * found.kappa**2 / size**0.5)
-    short = torch.stack(gaps).amin(0) <= found.required
-    assert int(short.nonzero()[0]) + 1 == pytest.approx(context, abs=1)
 
 
 @pytest.mark.parametrize(

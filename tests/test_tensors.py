@@ -182,7 +182,7 @@ def test_a_file_that_becomes_shorter(path: Path) -> None:
 def test_a_range_longer_than_a_piece_is_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensors, "_PIECE", 16)
+    monkeypatch.setattr(tensors, "PIECE", 16)
     content = bytes(range(100))
     (tmp_path / "file").write_bytes(content)
     pieces = tensors.read_range(tmp_path / "file", 7, 90)

@@ -11,14 +11,13 @@ import errno
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # isort: skip # before ml_dtypes, whose extension prints import errors
-import ml_dtypes
+import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
@@ -28,21 +27,39 @@ from surgery.untrusted import parse_json, reraise_as
 Array = npt.NDArray[Any]
 Bytes = bytes | bytearray | memoryview
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),  # of quantized weights, which are only copied
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+SIZES = {
+    **dict.fromkeys(("F64", "I64"), 8),
+    **dict.fromkeys(("F32", "I32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
 }
+"""The dtypes that can be read, as safetensors names them, and their bytes."""
+_NAMES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_NAMES["F8_E8M0"] = "float8_e8m0fnu"
+
+
+class _Dtypes(Mapping[str, "np.dtype[Any]"]):
+    """The numpy type of each dtype. Those that numpy lacks take a second to import."""
+
+    def __getitem__(self, tag: str) -> np.dtype[Any]:
+        if tag in _NAMES:
+            import ml_dtypes
+
+            return np.dtype(getattr(ml_dtypes, _NAMES[tag]))
+        kinds = {"F": "f", "I": "i", "U": "u", "B": "?"}
+        return np.dtype(f"{kinds[tag[0]]}{'' if tag == 'BOOL' else SIZES[tag]}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SIZES)
+
+    def __len__(self) -> int:
+        return len(SIZES)
+
+    def __contains__(self, tag: object) -> bool:
+        return tag in SIZES
+
+
+DTYPES = _Dtypes()
 FLOATING = ("F64", "F32", "F16", "BF16")
 _NOT_FINITE = {
     "F64": (2**63 - 1, 0x7FF << 52),
@@ -68,7 +85,7 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * SIZES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -137,7 +154,7 @@ def is_finite(dtype: str, piece: Bytes) -> bool:
     if dtype not in _NOT_FINITE or not len(piece):
         return True
     mask, least = _NOT_FINITE[dtype]
-    bits = np.frombuffer(piece, f"<u{DTYPES[dtype].itemsize}")
+    bits = np.frombuffer(piece, f"<u{SIZES[dtype]}")
     return int((bits & bits.dtype.type(mask)).max()) < least
 
 

@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np  # isort: skip # before ml_dtypes, whose extension prints import errors
-import ml_dtypes
+import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import MarginError
@@ -68,7 +67,7 @@ def one_hot(
     """The number of pairs with the widest worst-case gap, and its constant.
 
     In long contexts the gap is that of frequencies in float32 whose angles are rounded to float32
-    where it hurts most, as a loaded model has them; `find_cast_context` has those of a cast one.
+    where it hurts most, as a loaded model has them.
 
     **Arguments:** `theta` [pairs], radians per position; offsets run from 1 to
     `max_positions` - 1. `growth`: what rotated queries and keys are multiplied by; `limit`: the
@@ -112,28 +111,6 @@ def one_hot(
             fix="use `layout=compact`",
         )
     return best
-
-
-def find_cast_context(
-    found: OneHot, theta: Frequencies, head_size: float, factor: float = 1.0
-) -> int:
-    """The longest context that stays one-hot in a model that is cast to half precision.
-
-    A cast, by `model.to`, rounds the frequencies of a loaded model, too, to bfloat16 or float16;
-    loading in that dtype does not. `factor`: what else scores are multiplied by. Arguments as for
-    `one_hot`, which gave `found`.
-    """
-    stored = np.asarray(theta, np.float32)[: found.num_pairs]
-    unit = found.kappa**2 * factor / np.sqrt(head_size)
-    longest = found.num_offsets + 1
-    for dtype in (ml_dtypes.bfloat16, np.float16):
-        for begin, losses in _scan(stored.astype(dtype).astype(np.float64), longest):
-            *_, lost = losses
-            short = np.flatnonzero(unit * lost <= found.required)
-            if short.size:
-                longest = begin + int(short[0])
-                break
-    return longest
 
 
 def _lost(theta: Frequencies, max_positions: int) -> Iterator[tuple[float, int]]:

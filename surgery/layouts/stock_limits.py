@@ -20,7 +20,6 @@ from surgery.layouts.one_hot import (
     MOST_SCORE,
     SCORE_LIMIT,
     OneHot,
-    find_cast_context,
     frequencies,
 )
 from surgery.layouts.one_hot import one_hot as search_one_hot
@@ -188,15 +187,10 @@ def one_hot(block: Block, edit: BlockEdit) -> OneHot | None:
     return find_one_hot(block) if storage_of(block, edit).alone else None
 
 
-def cast_context(block: Block) -> int:
-    """The longest context in which the constants hold once a loaded model is cast."""
-    return _search(*_terms(block))[1]
-
-
 def find_one_hot(block: Block) -> OneHot | None:
     """The constants that the block's queries and keys would get, where they can be held at all."""
     try:
-        return _search(*_terms(block))[0] if _can_rotate(block) else None
+        return _search(*_terms(block)) if _can_rotate(block) else None
     except MarginError:
         return None
 
@@ -229,16 +223,15 @@ def _search(
     limit: float | None,
     scale: float,
     budget: float,
-) -> tuple[OneHot, int]:
+) -> OneHot:
     theta = np.asarray(given)
     terms: dict[str, Any] = {"growth": growth, "limit": limit, "scale": scale}
     try:
-        found = search_one_hot(theta, head, most, **terms, budget=budget)
+        return search_one_hot(theta, head, most, **terms, budget=budget)
     except MarginError:
         if budget == MOST_SCORE:
             raise
-        found = search_one_hot(theta, head, most, **terms, budget=MOST_SCORE)
-    return found, find_cast_context(found, theta, head, growth**2 * scale)
+        return search_one_hot(theta, head, most, **terms, budget=MOST_SCORE)
 
 
 def _can_rotate(block: Block) -> bool:

@@ -61,12 +61,6 @@ def command(request: ExportRequest, dry_run: bool, repo: str | None, as_json: bo
     if export is None:  # nothing is shared among processes here
         _print_plan(opened, as_json)
         return
-    one_hot, context = plan.one_hot, plan.cast_context or 0
-    if one_hot is not None and context <= one_hot.num_offsets:
-        note(
-            "Load it in the dtype you want: from_pretrained(dtype=…). If you cast it later "
-            f"(model.to), the edit is exact in contexts of up to {context:,} tokens only."
-        )
     note_unmeasured(export.output, opened.prepared.model)
     _finish(export, repo, as_json)
 
@@ -118,6 +112,5 @@ def _print_plan(opened: OpenedExport, as_json: bool) -> None:
             f"gap {one_hot['gap']:.0f} (needs {one_hot['required']:.0f}) over "
             f"{one_hot['num_offsets']} offsets"
         )
-        echo(f"{'after cast:':<12}exact in contexts of up to {plan['cast_context']:,} tokens")
     for change in plan["changes"]:
         echo(f"{change['action'] + ':':<12}{change['name']} {list(change['shape']) or ''}")
