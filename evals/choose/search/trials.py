@@ -130,7 +130,7 @@ class Trials:
                     found.append([row.model_dump(mode="json") for row in point.figures])
                 return found
 
-            key = "healed", *names, [half.windows for half in self.opened.halves]
+            key = "healed", *names, self.opened.halves
             first, second = (
                 EditPoint(selection, tuple(map(Measured.model_validate, rows)), next(iter(names)))
                 for rows in self._keep(selection, healing).get(key, read)
