@@ -194,7 +194,7 @@ def _run_benchmarks(
             fix="put the tokenizer's files into the model's folder, or measure no benchmarks",
         )
     asked, new = materials.request.run.batch_size, []
-    store = loaded.narrow(materials.store, asked)  # for ten edits, the base runs once
+    store = loaded.narrow(materials.store)  # for ten edits, the base runs once
     for name in tasks.tasks:
 
         def run(name: str = name) -> TaskRun:
@@ -204,5 +204,5 @@ def _run_benchmarks(
             with show_progress(f"{name}, {loaded.name}", None) as advance:
                 return tasks.run(name, loaded, batch_size=size, advance=advance)
 
-        runs[name] = store.get(("task", tasks.only(name)), run)
+        runs[name] = store.get(tasks.name_run(name, asked), run)
     return runs, not new

@@ -246,7 +246,7 @@ class OpenedSearch:
             size = asked or benchmarks.batch_size(task, loaded)
             return benchmarks.run(task, replace(loaded, model=make()), batch_size=size)
 
-        return benchmarks.scores(task, store.get(("task", benchmarks.only(task), asked), run))
+        return benchmarks.scores(task, store.get(benchmarks.name_run(task, asked), run))
 
     @cached_property
     def base_scores(self) -> dict[str, TaskScores]:

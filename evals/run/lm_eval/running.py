@@ -116,6 +116,11 @@ class Benchmarks:
         """One of the tasks."""
         return replace(self, tasks={name: self.tasks[name]})
 
+    def name_run(self, name: str, batch_size: int | None) -> Any:
+        """The key of a run of a task in a store of work on a model: one for all commands.
+        `batch_size`: as asked for."""
+        return "task", self.only(name), batch_size
+
     def count_shots(self, name: str) -> int:
         """The examples that each document of a task is shown with."""
         asked = self.num_fewshot, self.tasks[name].config.num_fewshot
