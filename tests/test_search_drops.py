@@ -29,6 +29,8 @@ from evals.run.models import open_model
 from evals.table.limits import ask_tasks, decide
 from evals.table.measured import measure_value
 from surgery.errors import MeasurementError
+from surgery.record.manifest import read_manifest
+from surgery.record.report import Report
 
 TASK = "local_continuation"
 __all__ = ["model", "samples", "texts"]
@@ -73,6 +75,44 @@ def test_what_is_told_is_what_the_exported_edit_loses(model, samples, texts, tmp
         (expected,) = decide(rows, ask_tasks({TASK: 9}, [TASK]), "edited")
         assert told == expected.model_copy(update={"of": of})
         assert told.n == len(ROWS) // 2
+
+
+def test_documents_that_chose_do_not_judge(model, samples, texts, tmp_path, monkeypatch) -> None:
+    """And the base answers them once, in the search and in the evaluation."""
+    found = read_search(search(model, samples, texts, tmp_path, 9, "--json"))
+    plan = tmp_path / "found" / "plan.json"
+    out = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    assert attn_surgery("export", model, "--plan", plan, "--output", out).code == 0
+    manifest = read_manifest(out)
+    assert [*manifest.chosen.documents] == [TASK]
+
+    def evaluate(*more):
+        done = attn_surgery(
+            *("evaluate", out, "--baseline", model, "--samples", samples, "--corpus", texts[0]),
+            *("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu", "--tasks", TASK),
+            *(
+                "--include-path",
+                tmp_path / "tasks",
+                "--max-drop",
+                f"{TASK}=9",
+                "--overwrite",
+                "--json",
+                *more,
+            ),
+        )
+        assert done.json, done.stderr
+        return Report.model_validate(done.json)
+
+    report, of = evaluate(), str(found.selected)
+    (limit,) = report.limits
+    (told,) = (one for one in found.list_limits(of) if (one.what, one.on) == ("task", "held back"))
+    assert (limit.n, limit.on, limit.value) == (len(ROWS) // 2, "held back", told.value)
+    assert report.provenance.baseline_from_cache
+    other = evaluate("--limit", 20)
+    (limit,) = other.limits
+    assert limit.n == 20
+    assert any(f"other documents of {TASK}" in one for one in other.edits[0].warnings)
 
 
 def test_a_limit_that_nothing_keeps(model, samples, texts, tmp_path) -> None:

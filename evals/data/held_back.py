@@ -6,7 +6,7 @@ Figures that include them flatter it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,7 @@ class HeldBack:
     - `unlisted`: bool [N], the members that were left out; they are not among `passages`.
     - `taught`: bool [N] for each model, the passages that it was trained on.
     - `unsure`: for each model, whether it was also trained on passages that are not known here.
+    - `documents`: task → hashes of the documents of benchmarks on which edits were chosen.
     """
 
     passages: Flags
@@ -81,6 +82,7 @@ class HeldBack:
     unlisted: Flags
     taught: tuple[Flags, ...] = ()
     unsure: tuple[bool, ...] = ()
+    documents: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def learned(self) -> Flags:
@@ -124,7 +126,8 @@ def hold_back(
     """
     every = list(edited)
     manifests = [manifest for manifest in every if manifest is not None]
-    choices = {edit.chosen for edit in _list_edits(manifests) if edit.chosen is not None}
+    every_choice = (edit.chosen for edit in _list_edits(manifests) if edit.chosen is not None)
+    choices = list({choice.to_text(): choice for choice in every_choice}.values())
     unlisted = np.zeros(0 if samples is None else len(samples), dtype=np.bool_)
     passages, its, taught = unlisted.copy(), {}, [(unlisted, False) for _ in every]
     some: int | None = 0
@@ -150,7 +153,36 @@ def hold_back(
     text, others = _find_left(windows, its)
     chose = ChoiceCounts(passages=some, windows=others)
     flags, unsure = (tuple(one) for one in zip(*taught, strict=True)) if taught else ((), ())
-    return HeldBack(passages, text, chose, unlisted, flags, unsure)
+    documents: dict[str, frozenset[str]] = {}
+    for choice in choices:
+        for task, sha256 in choice.documents.items():
+            documents[task] = documents.get(task, frozenset()) | {sha256}
+    return HeldBack(passages, text, chose, unlisted, flags, unsure, documents)
+
+
+def halve_tested(left: HeldBack, samples: Samples, seed: int) -> tuple[HeldBack, HeldBack]:
+    """Halves the members that test, to choose one of several results on one half, and to judge that
+    one on the other. Members that overlap stay together; all others are in both.
+
+    Raises `SamplesError` for a half without any.
+    """
+    rows = np.flatnonzero(left.passages & samples.trained_on)
+    parts = deal_passages(samples.select(rows), seed)
+    if not all(map(len, parts)):
+        raise SamplesError(
+            "too few passages to choose among results on some and to judge the best on the others",
+            where=samples.source,
+            expected="at least 2 that do not overlap, beside those that the search chose on",
+            got=_count(samples.tokens[rows]),
+            fix="give more passages, or neither `erase` nor `heal`",
+        )
+    chosen, judged = left.passages.copy(), left.passages.copy()
+    chosen[rows[parts[1]]] = judged[rows[parts[0]]] = False
+    count = left.chose.passages
+    used = left.chose.model_copy(
+        update={"passages": None if count is None else count + len(parts[0])}
+    )
+    return replace(left, passages=chosen), replace(left, passages=judged, chose=used)
 
 
 def take_half(samples: Samples, chosen: ChosenOn) -> Samples:

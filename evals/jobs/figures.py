@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from evals.data.held_back import HeldBack
 from evals.jobs.materials import Materials
 from evals.jobs.measuring import ModelResults
 from evals.measure.attacks.trying import measure_attacks
-from evals.measure.differences import compare_task
+from evals.measure.differences import compare_task, halve_scores, hash_documents
 from evals.measure.memorization.measures import MEASURES, Flags
 from evals.measure.memorization.protocol import ExtractionResults
 from evals.measure.memorization.summary import (
@@ -20,6 +20,7 @@ from evals.measure.memorization.summary import (
     measure_membership,
     measure_recital,
 )
+from evals.run.lm_eval.scores import Scores, choose_metric
 from evals.table.limits import ask_tasks
 from surgery.record.measured import BASE, TWIN, Measured, On
 
@@ -50,6 +51,26 @@ class Compared:
             return False
         taught = int(others[samples.trained_on].sum())
         return self.left.count(place + self.offset).includes(taught)
+
+    def holds_back(self, task: str, base: Mapping[str, Scores]) -> bool:
+        """Whether a search chose on every other document of a task, so that its figures are of the
+        rest."""
+        scores = base[choose_metric(base)]
+        if task not in self.left.documents or len(scores.documents) < 2:
+            return False
+        return hash_documents(halve_scores(scores, 0)) in self.left.documents[task]
+
+    def list_unknown(self) -> list[str]:
+        """The tasks on other documents of which a search chose an edit."""
+        benchmarks, before = self.materials.benchmarks, self.before
+        if benchmarks is None or before is None:
+            return []
+        return [
+            name
+            for name, run in before.runs.items()
+            if name in self.left.documents
+            and not self.holds_back(name, benchmarks.scores(name, run))
+        ]
 
     def measure(self, after: ModelResults, of: str, place: int) -> Iterator[Measured]:
         """All figures of an edit, and those of the base and the twin; the main ones first."""
@@ -133,7 +154,14 @@ class Compared:
             assert before is not None
             base, edited = (benchmarks.scores(name, one) for one in (before.runs[name], run))
             most = next((task.limit for task in ask_tasks(limits, [name])), None)
-            yield from compare_task(name, base, edited, most, of)
+            held_back = self.holds_back(name, base)
+            if held_back:
+                base, edited = (
+                    {key: halve_scores(one, 1) for key, one in scores.items()}
+                    for scores in (base, edited)
+                )
+            for row in compare_task(name, base, edited, most, of):
+                yield row.model_copy(update={"on": "held back"}) if held_back else row
         windows = self.left.windows
         controls = [one.control if one else None for one in (before, after)]
         chosen = [control.select(windows) if control else None for control in controls]

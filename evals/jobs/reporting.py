@@ -224,6 +224,11 @@ def _list_warnings(
             "only a part of each benchmark was measured (limit), so the model card leaves these "
             "figures out; evaluate without a limit before you publish"
         )
+    if unknown := found.list_unknown():
+        said.append(
+            f"a search chose an edit here on other documents of {', '.join(unknown)}, or on more "
+            "or fewer; the two sets may overlap, and then the figures flatter that edit"
+        )
     said += filter(None, (choice, void))
     if len(tokenizers) > 1:
         said.append("the base and the edited model have different tokenizers")

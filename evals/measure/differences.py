@@ -8,6 +8,7 @@ the interval is so wide that it could hide a loss that matters, the comparison i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -163,6 +164,11 @@ def halve_scores(scores: Scores, half: int) -> Scores:
         documents=scores.documents[half::2],
         value=float(scores.aggregate(values)),
     )
+
+
+def hash_documents(scores: Scores) -> str:
+    """SHA-256 of the documents in order, as records hold it."""
+    return hashlib.sha256("\n".join(scores.documents).encode()).hexdigest()
 
 
 def _conclude(

@@ -352,7 +352,8 @@ class ChosenOn(Record):
     """The passages and the half of the held-out text on which a search chose an edit.
 
     `passages`, `windows`: SHA-256 of their tokens; `seed`: decides which rows they are; `share`: of
-    the passages.
+    the passages. `documents`: task with a limit → SHA-256 of lm-eval's hashes of the documents that
+    chose, every other one.
     `met`: whether the edit kept the search's limits there. If none did, it came nearest.
     """
 
@@ -360,6 +361,7 @@ class ChosenOn(Record):
     passages: Sha256
     windows: Sha256
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    documents: dict[Word, Sha256] = {}
     met: bool = True
 
 

@@ -25,7 +25,9 @@ from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import SearchOutcome
 from evals.choose.search.trials import HALVES, Twice
 from evals.data import hash_row
+from evals.measure.differences import halve_scores, hash_documents
 from evals.measure.naming import HEALED
+from evals.run.lm_eval.scores import choose_metric
 from evals.table.charts.chart import Chart
 from evals.table.charts.front import FrontPanel, draw_front
 from evals.table.charts.panels import Point, Series
@@ -309,6 +311,10 @@ def make_plan(opened: OpenedSearch, selection: Selection, result: SearchResult) 
             share=opened.request.choice.choose,
             passages=here.samples.sha256,
             windows=hash_row(here.windows),
+            documents={
+                task: hash_documents(halve_scores(scores[choose_metric(scores)], 0))
+                for task, scores in opened.base_scores.items()
+            },
             met=result.selected is not None,
         ),
         provenance={
