@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 from command_line import attn_surgery
 from hub_commands import TOKEN, session
-from tiny_tokenizer import save_tiny
+from reciting import recited_rows, write_rows
+from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.terminal import note_unmeasured
 from evals.jobs.asking import MeasureRequest
 from evals.jobs.evaluating import evaluate_exports
 from evals.jobs.exporting import ExportRequest, open_export
-from evals.jobs.materials import Materials
+from evals.jobs.materials import Materials, open_materials
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
+from surgery.record.report import Report
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +114,31 @@ def test_an_edit_of_an_edit_is_compared_with_the_first_source(tmp_path: Path) ->
         "export", tmp_path / "a", "--drop-attn", "2.0", "--output", tmp_path / "b"
     )
     assert f"evaluate {tmp_path / 'b'} --baseline lab:pythia --attack default\n" in second.stderr
+
+
+def test_results_are_chosen_on_half_and_judged_on_the_other(source: Path, tmp_path: Path) -> None:
+    """Of the passages that test: the best of several looks better than it is where it was chosen.
+    Each report says on how many it rests."""
+    write_rows(tmp_path / "samples.jsonl", recited_rows(tiny_model(), 24))
+    (tmp_path / "heldout.txt").write_text(TEXT * 30)
+    outputs = [tmp_path / name for name in ("one", "two")]
+    for at, output in enumerate(outputs):
+        open_export(ExportRequest.of(model=str(source), drop_attn=str(at), output=output)).run()
+    request = MeasureRequest.of(
+        command="evaluate", models=("one",), baseline=str(source), attack=("greedy",),
+        samples=str(tmp_path / "samples.jsonl"), heldout=(tmp_path / "heldout.txt",),
+        prefix_length=6, suffix_length=5, max={"greedy": 0.5}, device="cpu", suite="none",
+    )  # fmt: skip
+    choosing, judged = evaluate_exports(
+        find_model(str(source)), open_materials(request), outputs, choose=0
+    )
+    flags = [found.left.passages for found in (choosing, judged)]
+    assert [int(some.sum()) for some in flags] == [12, 12]
+    assert not (flags[0] & flags[1]).any()
+    for found in (choosing, judged):
+        assert [limit.n for limit in found.report.limits] == [12, 12]
+    assert [edit.chose["passages"] for edit in judged.report.edits] == [12, 12]
+    (said,) = (one for one in judged.report.edits[0].warnings if "chose one of 2" in one)
+    assert said.startswith("12 passages chose one of 2 results, and the other 12 judge it")
+    written = Report.model_validate_json((outputs[0] / "report.json").read_text())
+    assert [limit.n for limit in written.limits] == [12]

@@ -13,9 +13,7 @@ from example_report import (
     attacked,
     bare,
     limit_on,
-    measurement_of,
     pair,
-    several,
     share,
     task,
     unlimited,
@@ -429,14 +427,6 @@ def test_a_limit_adds_its_attack_to_those_that_are_run(
 def test_a_limit_is_on_one_attack() -> None:
     with pytest.raises(UnknownNameError, match="all stands for several attacks, and a limit is on"):
         choose_attacks((), {"all": 0.1})
-
-
-def test_the_best_of_several_results_is_said_to_look_better_than_it_is() -> None:
-    for number in (1, 5):
-        compared = measurement_of(several(*[bare()] * number)).as_rivals().report
-        for edit in compared.edits:
-            found = [one for one in edit.warnings if "one of 5 results" in one]
-            assert len(found) == (number > 1)
 
 
 @given(st.integers(1, 100_000))

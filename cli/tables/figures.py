@@ -151,8 +151,11 @@ RESULTS: dict[str, Any] = {
 """The columns of the results of `mitigate`: what the report says of each."""
 
 
-def print_results(report: Report, recipes: Sequence[Recipe], places: Sequence[Place]) -> None:
-    """The results of a mitigation side by side, and where they stand among each other."""
+def print_results(
+    report: Report, recipes: Sequence[Recipe], places: Sequence[Place], chosen: int, judged: int
+) -> None:
+    """The results of a mitigation side by side. `report`: the one that chose, on so many passages;
+    the verdict rests on others."""
     from evals.table.words.view import View
 
     views = [View(report, edit) for edit in report.edits]
@@ -163,6 +166,7 @@ def print_results(report: Report, recipes: Sequence[Recipe], places: Sequence[Pl
         [recipe.name, recipe.what, *(cells[at] for cells in kept.values())]
         for at, recipe in enumerate(recipes)
     ]
+    echo(f"All results, on the {chosen:,} passages that chose; {judged:,} others judge the best:")
     print_table(["name", "result", *kept], rows, labels=2)
 
 

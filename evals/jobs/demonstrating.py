@@ -91,7 +91,7 @@ def run_demo(
     typed = _type("evaluate", *exports, baseline=MODEL, **texts, **MEASURED)
     announce("Verify, attack, and evaluate them, on what the search did not use", [typed])
     materials = materials.with_search(found / "search.json")
-    return evaluate_exports(find_model(MODEL), materials, exports).report
+    return evaluate_exports(find_model(MODEL), materials, exports)[1].report
 
 
 def _cut(model: str, output: Path, overwrite: bool, **edit: Any) -> None:

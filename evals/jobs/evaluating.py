@@ -314,22 +314,25 @@ def evaluate_exports(
     source: ResolvedModel,
     materials: Materials,
     outputs: Sequence[Path],
-    *,
-    rivals: bool = False,
-) -> Measurement:
+    choose: int | None = None,
+) -> tuple[Measurement, Measurement]:
     """Verifies exports of one source, measures them, and puts each report into its folder.
 
-    `rivals`: one of them will be kept for its figures. Raises `OutputError` for an export that does
-    not verify.
+    Returns what chooses one of them, and what judges it. `choose`: a seed; each is then of one half
+    of the passages that test. Raises `OutputError` for an export that does not verify.
     """
     for output in outputs:
         say(f"{output.name}: verified ({_verify(output, source)} checks)")
     models = [find_model(output) for output in outputs]
-    found = open_measurement(materials, source, models).run()
-    found = found.as_rivals() if rivals else found
+    opened = open_measurement(materials, source, models, choose)
+    report = opened.measure()
+    found = choosing = report(opened.left)
+    if opened.choosing is not None:
+        choosing = report(opened.choosing)
+        found = found.with_choice(choosing)
     for place, output in enumerate(outputs):
         attach(found, place, output)
-    return found
+    return choosing, found
 
 
 @by_one

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evals.data.held_back import HeldBack, hold_back
+from evals.data.held_back import HeldBack, halve_tested, hold_back
 from evals.jobs.asking import MeasureRequest
 from evals.jobs.figures import Compared
 from evals.jobs.materials import Materials
@@ -62,20 +62,23 @@ class Measurement:
         named = [(BASE, report.base), *((edit.of, edit) for edit in report.edits)]
         return [(of, model.name, self.results[of].runs) for of, model in named if model]
 
-    def as_rivals(self) -> Measurement:
-        """The same of edits of which one will be kept for its figures."""
-        report = self.report
-        if len(report.edits) == 1:
-            return self
+    def with_choice(self, choosing: Measurement) -> Measurement:
+        """The same of results of which one is kept for its figures on the passages of `choosing`:
+        each says so."""
+        (one, other), every = (
+            (found.left.passages & ~found.left.unlisted for found in (choosing, self)),
+            len(self.report.edits),
+        )
         said = (
-            f"this is one of {len(report.edits)} results that were compared on these passages: the "
-            "one that was kept for its figures may look a little better than it is, so evaluate it "
-            "on other passages if you have them"
+            f"{int((one & ~other).sum()):,} passages chose one of {every} results, and the other "
+            f"{int((other & ~one).sum()):,} judge it: the verdict rests on these; text and "
+            "benchmarks were the same for both"
         )
         edits = [
-            edit.model_copy(update={"warnings": [*edit.warnings, said]}) for edit in report.edits
+            edit.model_copy(update={"warnings": [*edit.warnings, said]})
+            for edit in self.report.edits
         ]
-        return replace(self, report=report.model_copy(update={"edits": edits}))
+        return replace(self, report=self.report.model_copy(update={"edits": edits}))
 
     def select(self, place: int, name: str) -> Measurement:
         """The measurement of one edit, for its model's folder, which may have another name now."""
@@ -110,7 +113,8 @@ class OpenedMeasurement:
 
     - `base`: what the models are compared with. `edited`: the models; none if they are still to be
       made. `twin`: a model that never saw the passages.
-    - `asked`: what each model is asked. `left`: what the figures are of.
+    - `asked`: what each model is asked. `left`: what the figures are of. `choosing`: what others
+      are of, that choose one of the models.
     """
 
     materials: Materials
@@ -119,9 +123,15 @@ class OpenedMeasurement:
     twin: ResolvedModel | None
     asked: Questions
     left: HeldBack
+    choosing: HeldBack | None = None
 
     def run(self) -> Measurement:
-        """Measures the base once and then every model, with one in memory at a time.
+        """Measures, and reports on what the figures are of. Raises as `measure`."""
+        return self.measure()(self.left)
+
+    def measure(self) -> Callable[[HeldBack], Measurement]:
+        """Measures the base once and then every model, with one in memory at a time. Returns what
+        reports on rows.
 
         Raises `CheckpointError` or `UnsupportedError` for a model that cannot be loaded, and
         `MeasurementError` if the models cannot be compared.
@@ -143,28 +153,36 @@ class OpenedMeasurement:
             asked = results[-1].asked
         first = before or results[0]
         _say_what_sibling_gives(results[-1], materials)
-        found = Compared(materials, before, twin, self.left, 1 if base else 0)
         names = [EDITED]
         if len(edited) > 1:
             names = [f"{EDITED}-{number}" for number in range(1, len(edited) + 1)]
         recorded = record_request(materials, first, edited, base)  # no path of this machine
         named = dict(zip(names, results, strict=True))
-        report = make_report(found, named, edited, base, recorded)
-        hashes = {row.hash for edit in report.edits for row in edit.passages}
-        texts = []
-        if request.command == "evaluate" and request.show_text:
-            texts = decode_passages(first.test, asked.tokenizer, hashes)
         others = {of: one for of, one in {BASE: before, TWIN: twin}.items() if one is not None}
-        return Measurement(report, recorded, {**others, **named}, self.left, texts)
+
+        def report(left: HeldBack) -> Measurement:
+            found = Compared(materials, before, twin, left, 1 if base else 0)
+            made = make_report(found, named, edited, base, recorded)
+            hashes = {row.hash for edit in made.edits for row in edit.passages}
+            texts = []
+            if request.command == "evaluate" and request.show_text:
+                texts = decode_passages(first.test, asked.tokenizer, hashes)
+            return Measurement(made, recorded, {**others, **named}, left, texts)
+
+        return report
 
 
 def open_measurement(
-    materials: Materials, base: ResolvedModel | None, edited: Sequence[ResolvedModel] = ()
+    materials: Materials,
+    base: ResolvedModel | None,
+    edited: Sequence[ResolvedModel] = (),
+    choose: int | None = None,
 ) -> OpenedMeasurement:
     """Checks that models, passages, and text go together, and reads these in the models' tokens.
     Loads the tokenizer, and no model.
 
     `edited`: none yet, to learn before hours of work what would be refused of edits of `base`.
+    `choose`: a seed; half of the passages that test choose one of the models.
     Raises `SamplesError` for unusable passages or texts, and `MeasurementError` if the models
     cannot be compared.
     """
@@ -192,11 +210,13 @@ def open_measurement(
     if asked.samples is not None:
         asked.samples.check_fits(size.vocabulary, size.max_positions or None)
     every = [model.manifest for model in (*([base] if base else []), *edited)]
-    left = hold_back(every, asked.samples, windows, request.passages.leave_out)
+    left, choosing = hold_back(every, asked.samples, windows, request.passages.leave_out), None
+    if choose is not None and asked.samples is not None:
+        choosing, left = halve_tested(left, asked.samples, choose)
     if edited:
         _announce_models(edited, base, materials)
         asked = _announce(asked, left, edited, base, request)
-    return OpenedMeasurement(materials, base, edited, twin, asked, left)
+    return OpenedMeasurement(materials, base, edited, twin, asked, left, choosing)
 
 
 def _say_what_sibling_gives(after: ModelResults, materials: Materials) -> None:

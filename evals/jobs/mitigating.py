@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +42,8 @@ from surgery.variants import variant_of
 
 if TYPE_CHECKING:
     from evals.choose.search.report import SearchResult
+    from evals.data.held_back import HeldBack
+    from evals.data.samples import Samples
     from evals.jobs.materials import Materials
     from evals.jobs.measurement import Measurement
     from evals.jobs.recipes import Place
@@ -210,15 +212,18 @@ class MitigationRequest(Request):
 class Mitigation:
     """A mitigated model, what the search found, and the report on the results of all `recipes`.
 
-    `place`: which of the results the model is.
+    `place`: which of the results the model is. `choosing`: the report that chose it; of several
+    results, both are of other passages. `counts`: on how many each rests.
     """
 
     source: str
     output: Path
     search: SearchResult
     report: Report
+    choosing: Report
     recipes: Sequence[Recipe]
     place: int
+    counts: tuple[int, int]
 
     @property
     def state(self) -> State | None:
@@ -227,8 +232,8 @@ class Mitigation:
 
     @property
     def places(self) -> list[Place]:
-        """Where each result stands among all."""
-        return place_results(self.report)
+        """Where each result stands among all, on the passages that chose."""
+        return place_results(self.choosing)
 
     @property
     def compare_command(self) -> str:
@@ -248,6 +253,8 @@ class Mitigation:
             "output": str(self.output),
             "state": self.state,
             "result": self.recipes[self.place].name,
+            "chosen_on": self.counts[0] if len(self.recipes) > 1 else 0,
+            "judged_on": self.counts[1],
             "results": [
                 {
                     "name": recipe.name,
@@ -259,7 +266,7 @@ class Mitigation:
                     **place._asdict(),
                 }
                 for recipe, edit, place in zip(
-                    self.recipes, self.report.edits, self.places, strict=True
+                    self.recipes, self.choosing.edits, self.places, strict=True
                 )
             ],
             "search": self.search.to_dict(),
@@ -310,13 +317,17 @@ class OpenedMitigation:
         say("3 of 3: verify, attack, and evaluate")
         materials = self.materials.with_search(self.folder / "search.json")
         places = [self.locate(recipe) for recipe in recipes]
-        found = evaluate_exports(source, materials, places, rivals=True)
-        place, reason = choose_best(found.report, recipes)
+        seed = request.choice.seed if len(recipes) > 1 else None
+        choosing, found = evaluate_exports(source, materials, places, seed)
+        place, reason = choose_best(choosing.report, recipes)
         if len(recipes) > 1:
-            say(reason)
+            say(f"{reason} (each on {_count_tested(choosing)} passages that chose)")
+            say(f"the verdict rests on {_count_tested(found)} other passages")
         self._name_best(found, place, places)
         report = found.report if len(recipes) > 1 else found.select(0, get_last_name(output)).report
-        return Mitigation(request.model, output, result, report, recipes, place)
+        counts = _count_tested(choosing), _count_tested(found)
+        made = request.model, output, result, report, choosing.report, recipes, place, counts
+        return Mitigation(*made)
 
     @by_one
     def _name_best(self, found: Measurement, place: int, places: Sequence[Path]) -> None:
@@ -387,6 +398,26 @@ def open_mitigation(
     return OpenedMitigation(request, output, materials, overwrite)
 
 
+def _check_enough(request: MitigationRequest, samples: Samples, left: HeldBack) -> None:
+    """Raises `SamplesError` where too few passages are left by the search to choose among results
+    and to judge one."""
+    import numpy as np
+
+    from evals.data.held_back import deal_passages, halve_tested
+
+    choice, rows = request.choice, np.flatnonzero(left.passages & samples.trained_on)
+    used = deal_passages(samples.select(rows), choice.seed, choice.choose)[0]
+    rest = left.passages.copy()
+    rest[rows[used]] = False
+    halve_tested(replace(left, passages=rest), samples, choice.seed)
+
+
+def _count_tested(found: Measurement) -> int:
+    """The passages that a report's main figures are of."""
+    samples = next(iter(found.results.values())).asked.samples
+    return 0 if samples is None else int((found.left.passages & samples.trained_on).sum())
+
+
 def _say_if_missed(request: MitigationRequest, result: SearchResult) -> None:
     if result.selected is None:
         limits = ", ".join(f"{most:g} ({name})" for name, most in request.limits.items())
@@ -406,9 +437,11 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
     from surgery.training.training import Schedule
 
     model, passages = find_model(request.model, request.revision), materials.passages
-    open_measurement(materials, model)
+    opened = open_measurement(materials, model)
     if not request.trains:
         return
+    assert opened.asked.samples is not None
+    _check_enough(request, opened.asked.samples, opened.left)
 
     def read(named: Sequence[str], steps: int) -> Calibration:
         text = find_healing_text(named)

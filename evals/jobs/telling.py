@@ -37,6 +37,8 @@ def tell(opened: OpenedMitigation) -> dict[str, Any]:
         loaded = search.loaded
         read = text.tokenize(loaded.tokenizer, loaded.dimensions)
         inputs["calibration"] = f"{read.windows.size:,} tokens"
+    if len(request.recipes) > 1:
+        inputs["passages"] += "; half of these choose among the results, the others judge the best"
     inputs["attacks"] = ", ".join(attacks)
     inputs["not tried"] = ", ".join(list_untried(attacks)) or "none"
     return {

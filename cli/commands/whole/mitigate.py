@@ -92,8 +92,9 @@ def command(
     With --heal, the cut is also trained on other text (OUT-cut-heal). With --erase, MODEL is first
     taught to predict the passages as one that does not know them (OUT-erase-WAY); that result is
     also cut, and, with --heal, healed, and cut and healed. Search and training take half of the
-    passages, and the rest test all results. Of those with the best verdict, the one that exceeds
-    the limits least becomes OUT, and then the cheapest. The others stay.
+    passages. Half of the rest choose among the results: of those with the best verdict, the one
+    that exceeds the limits least, and then the cheapest. The other half judge that one, which
+    becomes OUT. The others stay.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed, else 4 if one is not decided,
@@ -120,7 +121,7 @@ def command(
     if as_json:
         print_json(done.to_dict())
     elif len(done.recipes) > 1:
-        print_results(done.report, done.recipes, done.places)
+        print_results(done.choosing, done.recipes, done.places, *done.counts)
     note(f"to see what it writes: {done.compare_command}")
     if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")
