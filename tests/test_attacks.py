@@ -362,15 +362,15 @@ def test_each_step_takes_the_next_rows(target, monkeypatch) -> None:
     """More than a step takes are all learned, in a cycle."""
     taken, sizes = [], set()
 
-    def measure(model, batch, first):
+    def measure(model, batch):
         taken.extend(batch[:, 0].tolist())
         sizes.add(len(batch))
-        return measure_loss(model, batch, first)
+        return measure_loss(model, batch)
 
     monkeypatch.setattr("evals.measure.attacks.tuning.measure_loss", measure)
     rows = np.arange(70, dtype=np.int32)[:, None].repeat(3, axis=1)
-    given = target.model, lambda model, _: make_student(model), rows, 4, 0.1
-    assert [step for step, _ in train(*given, kind="all")] == [1, 2, 3, 4]
+    given = target.model, make_student, rows, 4, 0.1
+    assert [step for step, _ in train(*given)] == [1, 2, 3, 4]
     assert taken == [at % 70 for at in range(4 * ROWS)]
     assert sizes == {ROWS}
 

@@ -423,9 +423,9 @@ def test_the_folder(audited, edited) -> None:
     ("options", "line"),
     [
         (["--attack", "magic"], "error: no attack 'magic' (expected any, greedy, hints:K"),
-        (["--attack", "hints"], "; give its number, as in hints:4"),
+        (["--attack", "hints"], "; give its number, as in hints:8"),
         (["--attack", "quantized"], "; give its number, as in quantized:4"),
-        (["--attack", "quantized:16"], "no attack 'quantized:16' (expected 2 to 8 bits, got 16)"),
+        (["--attack", "quantized:16"], "no attack 'quantized:16' (expected any, greedy, "),
         (["--max", "span=0.1"], "; give its number, as in span:16"),
     ],
 )

@@ -375,9 +375,9 @@ def test_the_first_page_answers_three_questions() -> None:
     ]
     assert said[WHO] == [
         "Someone who trains it further: 6 of 22.",
-        "Not tried: someone who has its files and does not train, or trains a prompt for it, and "
-        "not the model, or trains the parts that were cut, or holds a related model (the public "
-        "one that it was trained from, or an earlier version).",
+        "Not tried: someone who has its files and does not train, or trains the parts that "
+        "were cut, or holds a related model (the public one that it was "
+        "trained from, or an earlier version).",
     ]
     assert said[WORSE] == [
         "2 of 4 tests, and ordinary text.",

@@ -39,19 +39,18 @@ def train(
     learning_rate: float,
     told: str = "fine-tuning",
     *,
-    first: int = 1,
     optimizer: Optimizer = "AdamW",
 ) -> Iterator[tuple[int, Student]]:
     """Trains a student of a model, and yields it after each step with the number of steps.
 
     Each step takes the next `ROWS` of `rows` (int32 [M, T]), in a cycle. The loss is the next-token
-    loss, in nats, of the tokens from `first` on. `told`: what progress calls it.
+    loss, in nats. `told`: what progress calls it.
 
     Raises `NotFiniteError` before the step whose loss is not finite: no later one would be.
     """
     student = make(model)
     with show_progress(told, steps) as advance:
-        learning = _learn(student, rows, steps, learning_rate, first, optimizer)
+        learning = _learn(student, rows, steps, learning_rate, optimizer)
         for step, _ in enumerate(learning, 1):
             advance(1)
             yield step, student
@@ -62,19 +61,18 @@ def _learn(
     rows: Tokens,
     steps: int,
     learning_rate: float,
-    first: int,
     optimizer: Optimizer,
 ) -> Iterator[float]:
     rows = close_up(rows)
 
     def measure_part(share: float, some: Tokens) -> torch.Tensor:
         with student.cast():
-            return share * measure_loss(student.model, to_tokens(some, student.model), first)
+            return share * measure_loss(student.model, to_tokens(some, student.model))
 
     def list_parts(step: int) -> list[LossPart]:
         number = min(ROWS, len(rows))
         taken = rows.take(range(step * number, (step + 1) * number), axis=0, mode="wrap")
-        return [partial(measure_part, *part) for part in divide(taken, first)]
+        return [partial(measure_part, *part) for part in divide(taken, 1)]
 
     rates = [learning_rate] * steps
     return descend(student.learned, list_parts, rates, scale=student.scale, optimizer=optimizer)
