@@ -205,14 +205,14 @@ def evaluate(work: Path, output: Path, *models: Path, more: tuple[object, ...] =
 
 
 def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None:
-    report = evaluate(work, tmp_path / "half", work / "half", more=("--max", "quantized:4=0.9"))
+    report = evaluate(work, tmp_path / "half", work / "half", more=("--max", "greedy=0.9"))
     (edit,) = report.edits
     assert edit.chose["taught"] == 6
     for of in ("base", "edited"):
         taught = take(report, "recovered.quantized:4", of, "taught")
         assert (taught.n, taught.ci95) == (6, None)
     limit = report.limits[-1]
-    assert (name_limit(limit), limit.state) == ("max quantized:4, taught", "kept")
+    assert (name_limit(limit), limit.state) == ("max greedy, taught", "kept")
     assert take(report, "recited").ci95 is not None
     assert report.find("recited", "edited", "all") is None
     assert "It was taught 6 passages; the figures leave these out." in edit.verdict
