@@ -155,7 +155,7 @@ class Bed:
     def list_defenses(self) -> dict[str, Callable[[Path], object]]:
         """Defense → what makes its folder."""
         found: dict[str, Callable[[Path], object]] = {"cut": self._cut, "cut, healed": self._heal}
-        ways = ["cut", "context:8", "gradient-difference", "simnpo"]
+        ways = ["cut", "context:8"]
         if self.public is not None:
             ways.insert(0, self.public)
         for way, harden, steps in product(ways, (False, True), self.steps):

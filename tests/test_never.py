@@ -55,7 +55,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def erase(work: Path, output: Path, *more: object) -> Outcome:
     given = ("--samples", work / "samples.jsonl", *CUT, "--text", work / "text.txt")
-    where = ("--steps", 2, "--output", output, "--device", "cpu", "--by", "simnpo")
+    where = ("--steps", 2, "--output", output, "--device", "cpu", "--by", "context:1")
     return attn_surgery("erase", work / "base", *given, *where, *more)
 
 

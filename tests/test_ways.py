@@ -10,10 +10,8 @@ nothing does, and a loss takes the place of a teacher.
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +27,8 @@ from evals.data import load_samples
 from evals.run.models import open_model
 from surgery.proof.verification import verify
 from surgery.record.manifest import ErasingRecord, ShortContext, Source, read_manifest
-from surgery.training.losses import divide, find_recited, measure_loss
+from surgery.training.losses import find_recited
 from surgery.training.ways.context import ByContext
-from surgery.training.ways.gradient_difference import ByGradientDifference
-from surgery.training.ways.names import PENALTIES
-from surgery.training.ways.penalty import Penalty
-from surgery.training.ways.simnpo import BySimNPO
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 ROWS, STEPS = 12, 6
@@ -90,30 +84,7 @@ def test_a_short_context_is_all_that_the_teacher_sees(window: int) -> None:
             torch.testing.assert_close(logits, torch.stack(alone, 1), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("way", "formula"),
-    [
-        (ByGradientDifference(7.5), lambda mean: max(7.5 - mean, 0.0)),
-        (BySimNPO(0.3), lambda mean: 2 / 0.3 * math.log1p(math.exp(-0.3 * mean))),
-    ],
-)
-def test_a_loss_without_a_teacher(way: Penalty, formula: Callable[[float], float]) -> None:
-    """Passages of 9 and 6 tokens, of which the last 5 and 2 count. The mean is over tokens, so that
-    two passes make what one makes."""
-    model, rows = tiny_model(), np.arange(2, 20, dtype=np.int32).reshape(2, 9)
-    rows[1, 6:] = -1
-    with torch.no_grad():
-        alone = [torch.from_numpy(row[row >= 0][None]).long() for row in rows]
-        means = [float(measure_loss(model, row, 4)) for row in alone]
-    assert 7 < min(means) < 7.5 < max(means), "one is above the bound"
-    with torch.no_grad(), way.open(model) as loss:
-        found = float(loss(model, rows, 4))
-        parts = sum(share * float(loss(model, some, 4)) for share, some in divide(rows, 4, 1))
-    assert found == pytest.approx((5 * formula(means[0]) + 2 * formula(means[1])) / 7, rel=1e-4)
-    assert parts == pytest.approx(found, rel=1e-4)
-
-
-@pytest.mark.parametrize("way", ["model", "context", *PENALTIES])
+@pytest.mark.parametrize("way", ["model", "context"])
 def test_each_way_forgets_is_recorded(work: Path, tmp_path: Path, way: str) -> None:
     out = tmp_path / "out"
     by = {"model": str(work / "public"), "context": "context:1"}.get(way, way)
@@ -121,7 +92,7 @@ def test_each_way_forgets_is_recorded(work: Path, tmp_path: Path, way: str) -> N
     assert done.code == 0, done.stderr
     record = read(out)
     assert record.recital is not None
-    assert record.recital.by_teacher == (None if way in PENALTIES else 0)
+    assert record.recital.by_teacher == 0
     assert record.recital.recited < ROWS / 2
     assert (record.cut_parts, record.calibration) == ([], None)
     told = attn_surgery("inspect", out).stdout
@@ -133,15 +104,6 @@ def test_each_way_forgets_is_recorded(work: Path, tmp_path: Path, way: str) -> N
         assert "taught by the model public, not hardened" in told
         assert "--by public" in card
         assert str(work) not in card + (out / "surgery.json").read_text()
-    elif way in PENALTIES:
-        named = {
-            "gradient-difference": "gradient difference, up to 3 nats per token",
-            "simnpo": "SimNPO with a beta of 4.5",
-        }[way]
-        assert f"steps, by {named}, not hardened" in told
-        assert f"No model taught it: the training made them less likely, by {named}." in card
-        assert "teacher" not in card
-        assert f"--by {way}" in card
     else:
         assert record.teacher == ShortContext(context=1)
         assert "taught by the model itself with a context of 1 token, not hardened" in told
@@ -187,7 +149,7 @@ def test_python_takes_each_way(work: Path, tmp_path: Path) -> None:
         json.loads(line)["tokens"] for line in (work / "samples.jsonl").read_text().splitlines()
     ]
     told = {"text": [work / "text.txt"], "steps": 1}
-    for number, by in enumerate((str(work / "public"), "context:1", "simnpo")):
+    for number, by in enumerate((str(work / "public"), "context:1")):
         out, made = tmp_path / f"{number}", tmp_path / f"made-{number}"
         done = erase(work, out, by, "--steps", 1)
         assert done.code == 0, done.stderr
@@ -197,7 +159,7 @@ def test_python_takes_each_way(work: Path, tmp_path: Path) -> None:
         weights = [(folder / "model.safetensors").read_bytes() for folder in (out, made)]
         assert weights[0] == weights[1]
     both = "`drop_attn` names the cut that teaches, and goes with no other way"
-    for cut, by in (("0", "simnpo"), (None, "cut")):
+    for cut, by in (("0", "context:1"), (None, "cut")):
         with pytest.raises(surgery.SurgeryError, match=both):
             surgery.erase(work / "base", cut, rows, 6, by=by, output=tmp_path / "no", **told)
     with pytest.raises(surgery.SurgeryError, match="no such way"):
@@ -205,7 +167,7 @@ def test_python_takes_each_way(work: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("by", ["public", "context:1", "simnpo"])
+@pytest.mark.parametrize("by", ["public", "context:1"])
 def test_a_hardened_adapter_is_proved(work: Path, tmp_path: Path, by: str) -> None:
     out, way = tmp_path / "out", work / by if by == "public" else by
     done = erase(work, out, way, "--steps", 2, "--harden", "--as-adapter")
@@ -240,8 +202,8 @@ def test_a_teacher_with_other_tokens_is_refused_before_any_work(
     [
         (("context:0",), "--by: no such way (expected context:K, such as context:8, got "),
         (("context:few",), "--by: no such way (expected context:K, such as context:8, got "),
-        (("npo",), "--by: no such way, and no such model (expected context:K, cut, gradient-"),
-        (("contxt:8",), "--by: no such way, and no such model (expected context:K, cut, gradient-"),
+        (("npo",), "--by: no such way, and no such model (expected context:K, cut, a folder"),
+        (("contxt:8",), "--by: no such way, and no such model (expected context:K, cut, a folder"),
         (("context:8", "--drop-attn", "0"), "--drop-attn is of a cut: leave it out, or leave out"),
         (("public", "--plan", "plan.json"), "--plan is of a cut: leave it out, or leave out --by"),
         (("public", "--device", "all"), "a model that teaches needs one device"),
@@ -251,3 +213,9 @@ def test_what_does_not_go_together(work: Path, given: tuple[str, ...], said: str
     usage = erase(work, work / "out", *given)
     assert (usage.code, said in usage.stderr) == (2, True), usage
     assert not (work / "out").exists()
+
+
+def test_adapters_larger_than_the_weights_are_refused(work: Path, tmp_path: Path) -> None:
+    refused = erase(work, tmp_path / "out", "context:1", "--adapters", 100_000)
+    refused.assert_error("--adapters: adapters of a rank above the width of the model", "100,000")
+    assert not list(tmp_path.iterdir())

@@ -3,8 +3,8 @@
 All train every weight with AdamW, and hold the predictions on other text to those of the base, by
 KL(base || model). They differ in what they do on the passages:
 
-- `gradient_difference_kl`, `simnpo`: ours (`surgery.training.ways`), at the rate, the weight, and
-  the number of steps that are chosen here.
+- `gradient_difference_kl`, `simnpo`: as `benchmarks.rivals.penalties` says, at the rate, the
+  weight, and the number of steps that are chosen here.
 - `npo_kl`: the less likely a passage is already, the weaker its gradient (Zhang et al. 2024, arXiv
   2404.05868, negative preference optimization).
 """
@@ -21,11 +21,9 @@ import torch
 from torch.nn import functional
 
 from benchmarks.rivals.bed import Bed, token_kl
+from benchmarks.rivals.penalties import Penalty, let_go, measure_penalty, raise_loss
 from surgery.training.loop import LARGEST_GRADIENT, LossPart, descend, fall
 from surgery.training.student import cast_weights
-from surgery.training.ways.gradient_difference import ByGradientDifference
-from surgery.training.ways.penalty import Penalty
-from surgery.training.ways.simnpo import BySimNPO
 
 LEARNING_RATE = 1e-4
 BETA = 0.1
@@ -41,22 +39,23 @@ def penalize(
     model: Any,
     bed: Bed,
     *,
-    way: Callable[..., Penalty],
+    way: Callable[..., torch.Tensor],
     rate: float = LEARNING_RATE,
     weight: float = 1.0,
     **setting: float,
 ) -> Iterator[None]:
-    """`way`: of `attn-surgery erase --by`, whose loss has a `setting`."""
-    loss, first = way(**setting), bed.samples.prefix_length
+    """`way`: a penalty, which has a `setting`."""
+    penalty: Penalty = partial(way, **setting)
 
     def forget(passages: torch.Tensor) -> torch.Tensor:
-        return loss(model, passages.numpy().astype(np.int32), first)
+        rows = passages.numpy().astype(np.int32)
+        return measure_penalty(penalty, model, rows, bed.samples.prefix_length)
 
     return _hold(model, bed, forget, rate, weight)
 
 
-gradient_difference_kl = partial(penalize, way=ByGradientDifference)
-simnpo = partial(penalize, way=BySimNPO)
+gradient_difference_kl = partial(penalize, way=raise_loss)
+simnpo = partial(penalize, way=let_go)
 
 
 def npo_kl(

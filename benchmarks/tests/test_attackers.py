@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from benchmarks.attackers import COLUMNS, TUNED, Bed, _tell, main
 from benchmarks.rivals.bed import write_samples
 from evals.measure.attacks.relearn_strongest import list_kinds
-from surgery.training.ways.names import PENALTIES
 
 BED = Bed(
     "lab:gpt-neo", "lab:gpt-neo", (), ("lab:gpt-neo",), "4-5:identity", "1", None, None, Path("o"),
@@ -24,8 +23,8 @@ BED = Bed(
 
 def test_each_way_is_there_once_for_each_strength() -> None:
     names = list(BED.list_defenses())
-    assert len({BED.place(name) for name in names}) == len(names) == 2 + 4 * 2 * (2 + 1) + 1
-    for way in ("the cut", "context:8", *PENALTIES):
+    assert len({BED.place(name) for name in names}) == len(names) == 2 + 2 * 2 * (2 + 1) + 1
+    for way in ("the cut", "context:8"):
         assert f"erased by {way}, hardened, 60 steps" in names
     private = replace(BED, public="lab:pythia", steps=(60,)).list_defenses()
     assert {"erased by the public base", "trained again on what is not listed"} < {*private}

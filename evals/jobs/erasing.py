@@ -62,9 +62,7 @@ class EraseRequest(Request):
         "What teaches on the passages. cut: MODEL without the attention of some blocks. "
         "context:K, such as context:8: MODEL itself, which sees only the last K tokens. Or another "
         "model with the same tokens that never saw the passages, such as the public base of a "
-        "fine-tune: a folder, a Hub id (its revision may follow: owner/name@main), or lab:NAME. "
-        "gradient-difference and simnpo: no model; the passages are made less likely, which costs "
-        "new text of their form most.",
+        "fine-tune: a folder, a Hub id (its revision may follow: owner/name@main), or lab:NAME.",
         Option(
             "edit",
             "WAY",

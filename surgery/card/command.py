@@ -11,7 +11,6 @@ from surgery.record.manifest import (
     LENGTH,
     TOKEN_IDS,
     ErasingRecord,
-    Penalty,
     ShortContext,
     Source,
     Step,
@@ -86,8 +85,6 @@ def _name_way(record: ErasingRecord) -> str | None:
     """The value of `--by`; None for a cut, which other options name."""
     if isinstance(record.teacher, ShortContext):
         return f"context:{record.teacher.context}"
-    if isinstance(record.teacher, Penalty):
-        return record.teacher.loss
     return record.teacher.model if isinstance(record.teacher, Source) else None
 
 

@@ -128,12 +128,10 @@ def _describe_erasing(edit: Step) -> dict[str, Any]:
     named = edit.erasing.name_teacher(edit.num_heads)
     likeness = "a copy of itself without the attention of some blocks" if taught else named
     taught_by = f"the cut of {', '.join(taught)}" if taught else named
-    lesson = f"No model taught it: the training made them less likely, by {named}"
-    if edit.erasing.has_teacher:
-        lesson = (
-            f"Its teacher was {likeness}. On the passages, it learned to predict what its teacher "
-            "predicts"
-        )
+    lesson = (
+        f"Its teacher was {likeness}. On the passages, it learned to predict what its teacher "
+        "predicts"
+    )
     more = {"likeness": likeness, "taught_by": taught_by, "lesson": lesson}
     return {**vars(edit.erasing), **more}
 

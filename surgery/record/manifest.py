@@ -246,31 +246,9 @@ class ShortContext(Record):
     context: int = Field(ge=1)
 
 
-class GradientDifference(Record):
-    """No teacher: the loss on a passage is raised up to `most` nats per token."""
-
-    loss: Literal["gradient-difference"] = "gradient-difference"
-    most: float = Field(gt=0)
-
-    def __str__(self) -> str:
-        return f"gradient difference, up to {self.most:g} nats per token"
-
-
-class SimNPO(Record):
-    """No teacher: negative preference optimization without a reference model, with a `beta`."""
-
-    loss: Literal["simnpo"] = "simnpo"
-    beta: float = Field(gt=0)
-
-    def __str__(self) -> str:
-        return f"SimNPO with a beta of {self.beta:g}"
-
-
-Penalty = GradientDifference | SimNPO
-"""A loss that falls as passages become less likely."""
-Teacher = Annotated[list[EditedHeads], Field(min_length=1)] | Source | ShortContext | Penalty
-"""What teaches a model to forget: the parts of its cut, another model, itself with a short context,
-or, in place of a teacher, a loss."""
+Teacher = Annotated[list[EditedHeads], Field(min_length=1)] | Source | ShortContext
+"""What teaches a model to forget: the parts of its cut, another model, or itself with a short
+context."""
 
 
 class NeverRecord(Record):
@@ -305,11 +283,6 @@ class ErasingRecord(TrainingRecord):
         """What was cut in the teacher; empty for one that is no cut."""
         return self.teacher if isinstance(self.teacher, list) else []
 
-    @property
-    def has_teacher(self) -> bool:
-        """Whether a model taught."""
-        return not isinstance(self.teacher, Penalty)
-
     def name_teacher(self, num_heads: int) -> str:
         """What taught, after "by". `num_heads`: of a block."""
         if isinstance(self.teacher, Source):
@@ -317,8 +290,6 @@ class ErasingRecord(TrainingRecord):
         if isinstance(self.teacher, ShortContext):
             few = self.teacher.context
             return f"the model itself with a context of {few:,} token{'s' if few > 1 else ''}"
-        if isinstance(self.teacher, Penalty):
-            return str(self.teacher)
         return f"the cut of {name_blocks(self.teacher, num_heads)}"
 
 

@@ -105,10 +105,8 @@ def teach_to_forget(
     constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
     before = 0.0 if never is None else never.measure(model)  # it will change
     with way.open(model) as loss:
-        by_teacher = None
-        if loss.teacher is not None:
-            check_teacher(loss.teacher)
-            by_teacher = count_recited(loss.teacher, passages)  # its tensors may change
+        check_teacher(loss.teacher)
+        by_teacher = count_recited(loss.teacher, passages)  # its tensors may change
         how: dict[str, Any] = {"constants": constants, "advance": advance, "owns_base": True}
         how["kept"] = None if never is None else never.kept
         taught = teach(model, model, loss, text, passages, schedule, **how)

@@ -60,7 +60,7 @@ def _describe_step(step: Step) -> str:
         hardened = "hardened" if taught.hardened else "not hardened against fine-tuning"
         return (
             f"{taught.passages.number:,} passages erased in {taught.steps} steps, "
-            f"{'taught ' if taught.has_teacher else ''}by {taught.name_teacher(step.num_heads)}, "
+            f"taught by {taught.name_teacher(step.num_heads)}, "
             f"{hardened}"
         )
     if step.healing:

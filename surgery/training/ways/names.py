@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 CUT = "cut"
 CONTEXT = "context:"
-GRADIENT_DIFFERENCE, SIMNPO = PENALTIES = ("gradient-difference", "simnpo")
-WAYS = (f"{CONTEXT}8", CUT, *PENALTIES)
+WAYS = (f"{CONTEXT}8", CUT)
 """Those that need no other model, in the order that our measurements recommend."""
 _TOKENS = re.compile(rf"{CONTEXT}([1-9][0-9]{{0,6}})")
 
@@ -35,7 +34,7 @@ def read_context(by: str) -> int | None:
 
 def names_model(by: str) -> bool:
     """Whether another model teaches."""
-    return by not in (CUT, *PENALTIES) and not by.startswith(CONTEXT)
+    return by != CUT and not by.startswith(CONTEXT)
 
 
 def open_way(by: str, student: ResolvedModel) -> Way:
@@ -45,15 +44,11 @@ def open_way(by: str, student: ResolvedModel) -> Way:
     student, or another number of them; one on the Hub is then not downloaded.
     """
     from surgery.training.ways.context import ByContext
-    from surgery.training.ways.gradient_difference import ByGradientDifference
     from surgery.training.ways.model import ByModel
-    from surgery.training.ways.simnpo import BySimNPO
 
     if (tokens := read_context(by)) is not None:
         return ByContext(tokens)
-    if names_model(by):
-        return ByModel(_find_teacher(by, student))
-    return {GRADIENT_DIFFERENCE: ByGradientDifference, SIMNPO: BySimNPO}[by]()
+    return ByModel(_find_teacher(by, student))
 
 
 def _find_teacher(by: str, student: ResolvedModel) -> ResolvedModel:
@@ -84,7 +79,7 @@ def _find_teacher(by: str, student: ResolvedModel) -> ResolvedModel:
         raise UnknownNameError(
             "no such way, and no such model",
             where="`by`",
-            expected=f"{CONTEXT}K, {CUT}, {', '.join(PENALTIES)}, a folder, or OWNER/NAME",
+            expected=f"{CONTEXT}K, {CUT}, a folder, or OWNER/NAME",
             got=by,
         ) from error
     check(teacher.checkpoint.config)
