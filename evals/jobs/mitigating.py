@@ -443,18 +443,20 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
     assert opened.asked.samples is not None
     _check_enough(request, opened.asked.samples, opened.left)
 
-    def read(named: Sequence[str], steps: int) -> Calibration:
+    def read(named: Sequence[str], asked: Training, usual: int) -> Calibration:
         text = find_healing_text(named)
         with use_console(SILENT):  # the search warns of the same passages
-            return read_healing_text(text, Schedule(steps), model, passages)[0]
+            return read_healing_text(
+                text, Schedule(asked.steps or usual, rank=asked.adapters), model, passages
+            )[0]
 
     if request.erase:
         check_erasable(model.inventory)
     if request.heal:  # the search also compares it with held-out text
-        read(request.heal, request.healing.steps or HEAL_STEPS)
+        read(request.heal, request.healing, HEAL_STEPS)
     if request.erase:
         assert passages is not None
-        taught = read(request.erase_text, request.erasing.steps or ERASE_STEPS)
+        taught = read(request.erase_text, request.erasing, ERASE_STEPS)
         tokenizer = load_tokenizer(model.folder)
         length = passages.tokenize(tokenizer).tokens.shape[1]
         windows = cut_windows(materials.heldout, tokenizer, length)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from surgery.errors import UnsupportedError
 from surgery.fitting.calibration import Calibration, Text
 
 STEPS = 80
@@ -64,10 +65,19 @@ class Schedule:
         dimensions: Any,
         advise: Callable[[int], str] = propose_steps,
     ) -> Calibration:
-        """Reads as much text as the steps need. Raises `SamplesError` for too little text.
+        """Reads as much text as the steps need. Raises `SamplesError` for too little text, and
+        `UnsupportedError` for adapters that are larger than what they adapt.
 
         `advise`: as for `Text.tokenize`.
         """
+        if (self.rank or 0) > dimensions.d:
+            raise UnsupportedError(
+                "adapters of a rank above the width of the model are larger than its weights",
+                where="`adapters`",
+                expected=f"at most {dimensions.d:,}",
+                got=f"{self.rank:,}",
+                fix="give a lower rank, such as 8, or leave out `adapters` to train all weights",
+            )
         rows = self.steps * ROWS
         return text.tokenize(
             tokenizer,
