@@ -36,7 +36,10 @@ def test_json_is_printed_when_the_push_fails(source: Path, tmp_path: Path) -> No
         (failed, said) = run(f"{line} --json", line.replace(" out ", " other "), token=TOKEN)
     result = json.loads(failed.out)
     assert (failed.code, result["push"], result["blocks"]) == (1, None, [0])
-    note, unmeasured, line = failed.err.splitlines()
+    note, unmeasured, healing, line = failed.err.splitlines()
+    assert healing == (
+        f"To heal it: attn-surgery heal out --source {source} --text TEXT --samples SAMPLES"
+    )
     assert note.startswith("layout compact")
     assert "from_pretrained('out', trust_remote_code=True)" in note
     assert "pretrained=out,trust_remote_code=True" in note

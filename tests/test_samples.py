@@ -216,9 +216,8 @@ def test_equal_rows_are_one_passage_with_their_counts_added(tmp_path, counted):
     assert samples.untested.tolist() == [1, 2, 3]
     longer, warning = list_row_warnings(describe_samples(samples))
     assert longer == (
-        "3 passages are longer than prefix and suffix, by up to 3 tokens at their end, which are "
-        "neither tested nor trained on; to reach them, mark what must not come out with `secret`, "
-        "or give more rows, with columns prefix and suffix"
+        "3 passages are longer than prefix and suffix, by up to 3 tokens, which are not tested; "
+        "mark what must not come out with `secret`"
     )
     assert warning == (
         "2 rows left out, the first 'row-3': its tokens equal an earlier row's, so the two count "

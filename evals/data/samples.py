@@ -213,9 +213,8 @@ def list_row_warnings(described: Mapping[str, Any]) -> list[str]:
     if number := described["longer"]["passages"]:
         found.append(
             f"{number:,} passages are longer than prefix and suffix, by up to "
-            f"{described['longer']['most_tokens']:,} tokens at their end, which are neither tested "
-            "nor trained on; to reach them, mark what must not come out with `secret`, or give "
-            "more rows, with columns prefix and suffix"
+            f"{described['longer']['most_tokens']:,} tokens, which are not tested; mark what must "
+            "not come out with `secret`"
         )
     for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
         by_reason: dict[str, list[str]] = {}

@@ -34,7 +34,8 @@ class HealRequest(Request):
     folders: Folders
     source: Annotated[
         str | None,
-        "The model before all cuts.",
+        "The model before all cuts. Needed where its recorded name is not found: a relative path "
+        "is looked for in the current folder and beside MODEL.",
         Option("input", "MODEL", "the recorded one, in the current folder or beside MODEL"),
     ] = None
     training: Training = Training()

@@ -77,8 +77,7 @@ class OpenedLessons:
             say(
                 f"warning: erase: each of {number:,} passages is shown "
                 f"{steps * ROWS_OF_PASSAGES / number:.1f} times. Train for {enough:,} steps to "
-                f"show each {SHOWN} times: SmolLM2, taught by a public model, then gave less to "
-                "whoever trained it further"
+                f"show each {SHOWN} times: fewer leave more to further training"
             )
 
 

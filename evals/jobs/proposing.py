@@ -143,7 +143,7 @@ class Proposal:
         )
         environment.filters["yaml"] = _write_yaml
         given = {**dict(self.request.list_values()), **vars(self), "lengths": self.lengths}
-        given["max_extraction"] = self.request.limit
+        given |= {"max_extraction": self.request.limit, **dict(self.request.texts)}
         template = environment.get_template("mitigate.yaml.jinja")
         return template.render(given, split=self.split) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,6 +48,8 @@ def command(request: ExportRequest, dry_run: bool, repo: str | None, as_json: bo
         from surgery.publishing.upload import check_destination
 
         check_destination(repo)
+    from surgery.hub.finding import name_first
+
     opened = open_export(request, dry_run=dry_run)
     plan, export = opened.prepared.plan, None if dry_run else opened.run()
     if plan.layout.NAME == "compact":
@@ -62,6 +65,10 @@ def command(request: ExportRequest, dry_run: bool, repo: str | None, as_json: bo
         _print_plan(opened, as_json)
         return
     note_unmeasured(export.output, opened.prepared.model)
+    first = name_first(source := opened.prepared.model)
+    if source.source.commit is None and not first.startswith("lab:"):  # no record holds a path
+        words = ["attn-surgery", "heal", str(export.output), "--source", first]
+        note(f"To heal it: {shlex.join(words)} --text TEXT --samples SAMPLES")
     _finish(export, repo, as_json)
 
 

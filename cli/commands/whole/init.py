@@ -139,8 +139,6 @@ def _print_test(found: Proposal) -> None:
 
 def _print_limits(found: Proposal) -> None:
     """Prints which limits the passages can decide."""
-    from evals.table.limits import say_split
-
     if found.members == 1:
         note("warning: one passage proves nothing: a search chooses on some and tests on others")
     for limit, n in found.needed.items():
@@ -150,7 +148,22 @@ def _print_limits(found: Proposal) -> None:
             f"to show that at most {share} is recovered: {n:,} passages, none recovered; you have "
             f"{enough}"
         )
-    echo("a search chooses on some of the passages, and tests on the others, if none is recovered:")
-    for split in found.splits:
-        proposed = " (proposed)" if split is found.split else ""
-        echo(f"  {say_split(split)}{proposed}")
+    echo("A search chooses on some passages, and tests on the others. With none of them recovered:")
+    rows = [
+        (
+            f"{split['choose']:g}{' (proposed)' if split is found.split else ''}",
+            *(
+                f"{split[part]:,}: {_say_least(split[f'{part}_limit'])}"
+                for part in ("chosen_on", "held_back")
+            ),
+        )
+        for split in found.splits
+    ]
+    print_table(("--choose", "chooses on: decides", "tests on: decides"), rows)
+
+
+def _say_least(limit: float | None) -> str:
+    """The lowest limit that is decided."""
+    from evals.table.limits import say_percent
+
+    return "nothing" if limit is None else f"{say_percent(limit, 3)} or more"
