@@ -1,1 +1,0 @@
-"""How much attention's mixing matters to each block, measured and bounded (docs/cost.md)."""
