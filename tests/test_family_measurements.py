@@ -40,7 +40,6 @@ from reciting import generate, members_and_others, recited_rows, write_rows
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from torch.nn import functional
 
-from benchmarks.bounds.divergence import measure_bounds
 from evals.choose.sweep.opened import list_edits
 from evals.choose.sweep.report import SweepResult
 from evals.choose.sweep.request import SweepRequest
@@ -53,7 +52,6 @@ from evals.run.early_exit import read_divergences
 from evals.run.resuming import run_from_block, run_tokens
 from surgery.editing.in_memory import Editable, short_circuit
 from surgery.editing.loading import load_model
-from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
@@ -264,19 +262,6 @@ def test_estimates_are_derivatives_along_the_edit(model: Any) -> None:
         slow = np.array(slopes, dtype=np.float32).T
         close = {"rtol": 2e-3, "atol": 2e-3 * float(np.abs(slow).max())}
         np.testing.assert_allclose(ours, slow, **close, err_msg=str(part))
-
-
-def test_bounds_hold_or_are_refused(model: Any) -> None:
-    windows = TOKENS[:2]
-    family = family_of(model.config.to_dict())
-    if family.norm_after is not None or family.is_latent:
-        with pytest.raises(UnsupportedError, match=r"a norm (follows attention|stands before)"):
-            measure_bounds(model, windows)
-        return
-    found = measure_bounds(model, windows, batch_size=2)
-    for block in found["blocks"]:
-        assert 0 < block["measured_mean"] <= block["bound_mean"] * (1 + 1e-6)
-        assert block["bound_mean"] <= block["pairwise_mean"] * (1 + 1e-6)
 
 
 # --- what is offered ------------------------------------------------------------------------------

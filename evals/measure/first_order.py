@@ -2,7 +2,7 @@
 
 A response is the derivative of a scalar of the model's predictions along an edit: how much the
 scalar changes as the edit is blended in. Responses of edits add up. One pass forward and a few back
-give those of every part at once; `benchmarks/estimates.py` prints how close they come.
+give those of every part at once.
 
 Shape letters: P parts, D draws, N rows, B rows at a time, T tokens that are read, S predictions
 after the prefix, H heads, h head size, d width, V vocabulary.

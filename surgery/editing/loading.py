@@ -60,7 +60,7 @@ def has_arithmetic(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a device multiplies numbers of a dtype about as fast as it can.
 
     CPUs have no float16 arithmetic. Without AVX-512, bfloat16 takes 40 to 200 times as long as
-    float32 (`python -m benchmarks.number_formats`).
+    float32.
     """
     if device.type != "cpu" or dtype not in (torch.float16, torch.bfloat16):
         return True
