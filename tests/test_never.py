@@ -47,6 +47,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base; samples.jsonl, which it recites; never.jsonl, which nobody does; text.txt."""
     folder = tmp_path_factory.mktemp("work")
     save_tiny(folder / "base")
+    save_tiny(folder / "public", tiny_model(1))
     write_rows(folder / "samples.jsonl", recited_rows(tiny_model(), 12))
     write_rows(folder / "never.jsonl", make_rows())
     (folder / "text.txt").write_text(" ".join(f"{n} cold stones {n * 7 % 101}" for n in range(900)))
@@ -55,7 +56,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def erase(work: Path, output: Path, *more: object) -> Outcome:
     given = ("--samples", work / "samples.jsonl", *CUT, "--text", work / "text.txt")
-    where = ("--steps", 2, "--output", output, "--device", "cpu", "--by", "context:1")
+    where = ("--steps", 2, "--output", output, "--device", "cpu", "--by", work / "public")
     return attn_surgery("erase", work / "base", *given, *where, *more)
 
 

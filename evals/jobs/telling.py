@@ -14,6 +14,7 @@ from evals.jobs.mitigating import OpenedMitigation
 from evals.measure.attacks.names import TRAINED, choose_attacks, list_untried
 from evals.run.groups import ERASE_STEPS, HEAL_STEPS
 from evals.table.limits import describe_splits, say_split
+from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 from surgery.variants import variant_of
 
@@ -71,7 +72,7 @@ def _list_steps(
     request, recipes = opened.request, opened.request.recipes
     most = request.choice.max_evaluations
     yield _step("search", f"measure at most {most} edits, by {search.measure.name}")
-    if (steps := request.choice.judge_steps) and not request.heal:
+    if (steps := request.choice.judge_steps) and not request.heal and _has_text(search):
         what = f"heal at most {FINALISTS + 2} edits, {steps} steps each, and choose one"
         yield _step("judge", what)
     if search.slow:
@@ -90,6 +91,14 @@ def _list_steps(
     yield _step("attack", what)
     if (benchmarks := opened.materials.benchmarks) is not None:
         yield _step("benchmark", f"{len(benchmarks.tasks)} tasks, {measured} models")
+
+
+def _has_text(search: OpenedSearch) -> bool:
+    """Whether the search has enough text to heal edits on before one is chosen."""
+    try:
+        return bool(search.short_healing)
+    except SamplesError:
+        return False
 
 
 def _step(name: str, what: str) -> Told:
