@@ -382,7 +382,7 @@ def test_the_first_page_answers_three_questions() -> None:
     assert said[WORSE] == [
         "2 of 4 tests, and ordinary text.",
         "On ordinary text that it was not trained on, it gives the right next token 14.0 % less "
-        "probability than before, on average.",
+        "likely than before, in the geometric mean over all tokens.",
         "Worse on: lambada_openai, copy.",
         "Of the others: too close to tell on 1, no worse, as far as they show, on 1.",
     ]

@@ -157,7 +157,9 @@ class View:
 
     @property
     def probability(self) -> float:
-        """By how many percent the true next token of held-out text is less likely than before."""
+        """By how many percent the true next token of held-out text is less likely than before.
+
+        A geometric mean."""
         change = self.heldout.change if self.heldout else None
         assert change is not None
         return 100 * (1 - math.exp(-change.difference))
