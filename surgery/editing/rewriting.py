@@ -72,7 +72,8 @@ def compute_content(
     *,
     dtype: str | None = None,
 ) -> Array:
-    """Computes a changed tensor from the source's tensors.
+    """Computes a changed tensor from the source's tensors. What it computes must be finite; what is
+    copied is not looked at: `verify` and measurements see it.
 
     `dtype`: a safetensors tag (F32, F16, BF16); default: the source's.
     """
