@@ -13,6 +13,7 @@ from scipy.stats import binom
 
 from evals.data.windows import cut_windows
 from evals.run import statistics
+from evals.table.measured import measure_mean
 
 
 @given(st.integers(1, 200), st.data())
@@ -197,3 +198,19 @@ def test_control_windows_are_whole_and_spread_over_the_texts():
     assert windows.dtype == np.int32
     some = cut_windows(texts, Letters(), 1, most=3)
     assert ["".join(map(chr, row)) for row in some] == ["a", "x", "5"]
+
+
+def test_an_interval_of_held_out_text_draws_documents() -> None:
+    """Windows of one document are alike: many of a few documents tell little more than one each."""
+    rng = np.random.default_rng(0)
+    documents = np.repeat(np.arange(8), 20)
+    rises = rng.normal(0, 1, 8)[documents] + rng.normal(0, 0.01, 160)
+    base = np.full(160, 3.0)
+    told = {"documents": documents, "base": base}
+    row = measure_mean("heldout", base + rises, of="edited", on="all", **told)
+    assert row.change is not None
+    assert row.change.ci95 is not None
+    low, high = row.change.ci95
+    assert high - low > 0.8  # of windows it would be 0.3
+    alone = measure_mean("heldout", base + rises, documents=np.zeros(160, np.int64), base=base)
+    assert alone.change is not None, "a single document is drawn by its windows"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evals.data.repeats import MOST_OPENING
 from evals.data.samples import NOTHING, Tokens, measure_lengths
@@ -25,11 +26,18 @@ MOST_REPEATED = 24
 def cut_windows(
     texts: Sequence[str], tokenizer: Any, length: int, *, most: int = MOST_WINDOWS
 ) -> Tokens:
+    """The windows of `cut_documents`."""
+    return cut_documents(texts, tokenizer, length, most=most)[0]
+
+
+def cut_documents(
+    texts: Sequence[str], tokenizer: Any, length: int, *, most: int = MOST_WINDOWS
+) -> tuple[Tokens, npt.NDArray[np.int64]]:
     """Cuts windows of `length` tokens that do not overlap, spread evenly over the texts.
 
     Each text is tokenized alone; its last incomplete window is dropped. Each window begins with the
     tokenizer's opening tokens, which count toward `length`. Returns int32 [M, length] with
-    1 <= M <= `most`.
+    1 <= M <= `most`, and the number of the text that each is from, int64 [M].
     """
     if tokenizer is None:
         raise SamplesError(
@@ -44,6 +52,7 @@ def cut_windows(
         ids = tokenize(tokenizer, text)
         longest = max(longest, len(ids))
         windows.append(ids[: len(ids) // room * room].reshape(-1, room))
+    numbers = np.repeat(np.arange(len(windows)), [len(some) for some in windows])
     found: Tokens = np.concatenate(windows) if windows else np.empty((0, room), dtype=np.int32)
     if not len(found):
         raise SamplesError(
@@ -53,7 +62,7 @@ def cut_windows(
             fix="give longer text with `heldout`",
         )
     chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
-    return prepend(opening, found[chosen])
+    return prepend(opening, found[chosen]), numbers[chosen].astype(np.int64)
 
 
 def prepend(opening: Tokens, rows: Tokens) -> Tokens:

@@ -10,7 +10,7 @@ import numpy as np
 from evals.data import Samples, Tokens
 from evals.data.inputs import warn_of_bare_rows
 from evals.data.never import add_never, split_never
-from evals.data.windows import cut_windows
+from evals.data.windows import cut_documents
 from evals.jobs.materials import Materials
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
 from evals.measure.memorization.protocol import (
@@ -92,9 +92,9 @@ def measure_model(
         control = test.control
         asked = replace(asked, protocol=replace(protocol, batch_size=test.test.batch_size))
     elif asked.windows is not None:
-        control = measure_text(
-            loaded.model, asked.windows, batch_size=materials.request.run.batch_size
-        )
+        _, documents = cut_documents(materials.heldout, asked.tokenizer, WINDOW)
+        size = materials.request.run.batch_size
+        control = measure_text(loaded.model, asked.windows, documents, batch_size=size)
     if asked.attacked is not None:
         audited = _attack(loaded, asked, materials, base, cut, tries_control=tries_control)
     ran = {"batch_size": test.test.batch_size} if test else {}
@@ -164,12 +164,13 @@ def tokenize(
                 fix="give them with `never`, or with member: false among the samples",
             )
     length, windows = samples.tokens.shape[1] if samples else WINDOW, None
+    documents = None
     if materials.heldout and (request.texts.heldout or tokenizer is not None):
-        windows = cut_windows(materials.heldout, tokenizer, length)
+        windows, documents = cut_documents(materials.heldout, tokenizer, length)
     protocol = attacked = None
     if samples is not None:
         full = request.metrics == "full"
-        protocol = Protocol(samples, windows, full, request.run.batch_size)
+        protocol = Protocol(samples, windows, full, request.run.batch_size, documents)
         if request.attack_names:
             text = np.empty((0, length), dtype=np.int32) if windows is None else windows
             attacked = AttackPlan(

@@ -112,7 +112,8 @@ def compare_losses(
     name: str, before: Values | None, after: Values, on: On, of: str, **known: Any
 ) -> list[Measured]:
     """The loss of windows of held-out text, [M], in nats per token, of the base, if there is one,
-    and of an edited model, with the change; lower is better."""
+    and of an edited model, with the change; lower is better. `known`: details, and the `documents`
+    that windows are from."""
     if before is None:
         return [measure_mean(name, after, of=of, on=on, **known)]
     row = measure_mean(name, after, of=of, on=on, base=before, test=wilcoxon, **known)

@@ -106,8 +106,19 @@ def resample(
     return np.asarray(drawn, dtype=np.float64)
 
 
-def resample_mean(values: Values) -> npt.NDArray[np.float64]:
-    """`resample((values,), np.mean)`, to the bit, but many resamples at a time."""
+def resample_mean(
+    values: Values, documents: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.float64]:
+    """`resample((values,), np.mean)`, to the bit, but many resamples at a time.
+
+    `documents`: [N], the one that each value is from, two or more: then documents are drawn, as
+    values of one are alike.
+    """
+    if documents is not None:
+        _, places = np.unique(documents, return_inverse=True)
+        sizes, sums = np.bincount(places), np.bincount(places, values)
+        pairs = np.stack([sums, sizes], axis=1)
+        return resample((pairs,), lambda some: some[:, 0].sum() / some[:, 1].sum())
     rng, n = np.random.default_rng(SEED), len(values)
     at_once = max(1, _DRAWN_AT_ONCE // n)
     sizes = [min(at_once, RESAMPLES - done) for done in range(0, RESAMPLES, at_once)]
@@ -188,9 +199,12 @@ def widen(one: Interval, drawn: Values) -> Interval:
     return Interval(min(one.low, both.low), max(one.high, both.high))
 
 
-def estimate_mean(values: Values) -> tuple[float, Interval]:
-    """The mean of [N], N at least 1, and its bootstrap interval."""
-    return float(values.mean()), cut_percentiles(resample_mean(values))
+def estimate_mean(
+    values: Values, documents: npt.NDArray[np.int64] | None = None
+) -> tuple[float, Interval]:
+    """The mean of [N], N at least 1, and its bootstrap interval. `documents`: as for
+    `resample_mean`."""
+    return float(values.mean()), cut_percentiles(resample_mean(values, documents))
 
 
 @lru_cache

@@ -69,6 +69,15 @@ def measure_share(
     )
 
 
+def average(values: Values, documents: npt.NDArray[np.int64] | None) -> Values:
+    """The mean of the values of each document; without documents, the values."""
+    if documents is None:
+        return values
+    _, places = np.unique(documents, return_inverse=True)
+    found: Values = np.bincount(places, values) / np.bincount(places)
+    return found
+
+
 def measure_mean(
     name: str,
     values: Values,
@@ -78,15 +87,21 @@ def measure_mean(
     unit: Unit = "nats",
     base: Values | None = None,
     test: Callable[[Any, Any], float] | None = None,
+    documents: npt.NDArray[np.int64] | None = None,
     **details: Scalar,
 ) -> Measured:
-    """The mean of rows, [N]. `base`: as large, of the base. `test`: before, after → the p-value."""
+    """The mean of rows, [N]. `base`: as large, of the base. `test`: before, after → the p-value.
+    `documents`: [N], the one that each row is from, if rows of one are alike."""
+    if documents is not None and len(np.unique(documents)) < 2:
+        documents = None
     n, change = len(values), None
     if n and base is not None and np.isfinite(values).all() and np.isfinite(base).all():
-        moved, ends = estimate_mean(values - base)
-        p_value = test(base, values) if test else None
+        moved, ends = estimate_mean(values - base, documents)
+        p_value = test(*(average(one, documents) for one in (base, values))) if test else None
         change = Change(difference=moved, ci95=_estimate(ends, on), p_value=p_value)
-    middle, interval = estimate_mean(values) if n else (math.nan, Interval(math.nan, math.nan))
+    middle, interval = (
+        estimate_mean(values, documents) if n else (math.nan, Interval(math.nan, math.nan))
+    )
     return measure_value(
         name, middle, _estimate(interval, on), of=of, on=on, n=n, unit=unit, change=change,
         **details,

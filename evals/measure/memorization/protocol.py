@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from transformers import PreTrainedModel
 
 from evals.data import Samples, Tokens
@@ -20,13 +22,14 @@ class Protocol:
     """What to measure and how, the same for every model that is compared.
 
     `controls`: int32 [M, T], windows of text that no model was trained on. None: rows marked as
-    non-members are the control, if there are any.
+    non-members are the control, if there are any. `documents`: int64 [M], the text of each window.
     """
 
     samples: Samples
     controls: Tokens | None = None
     full: bool = False
     batch_size: int | None = None
+    documents: npt.NDArray[np.int64] | None = None
 
     @property
     def rows(self) -> int:
@@ -68,7 +71,11 @@ def measure(
     control = None
     if protocol.controls is not None:
         control = measure_text(
-            model, protocol.controls, batch_size=test.batch_size, advance=advance
+            model,
+            protocol.controls,
+            protocol.documents,
+            batch_size=test.batch_size,
+            advance=advance,
         )
     elif samples.members is not None and not samples.members.all():
         outside: Flags = ~samples.members
@@ -76,11 +83,16 @@ def measure(
     return ExtractionResults(test, control, {**loaded.provenance, "batch_size": test.batch_size})
 
 
-def measure_text(model: PreTrainedModel, windows: Tokens, **running: Any) -> ControlLoss:
+def measure_text(
+    model: PreTrainedModel,
+    windows: Tokens,
+    documents: npt.NDArray[np.int64] | None = None,
+    **running: Any,
+) -> ControlLoss:
     """NLL of int32 [M, T] windows: of every token but the first, as in a sweep.
 
-    `running`: for `run_pass`.
+    `documents`: int64 [M], the text that each window is from. `running`: for `run_pass`.
     """
     result = run_pass(model, windows, 1, **running)
     loss = suffix_nll(result.predictions.log_likelihood, result.suffix)
-    return ControlLoss("text", loss, windows)
+    return ControlLoss("text", loss, windows, documents)

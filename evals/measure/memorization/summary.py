@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from evals.data import Tokens, take_tokens
 from evals.measure.differences import compare_losses
@@ -22,18 +23,21 @@ from surgery.record.measured import EDITED, Measured, On
 class ControlLoss:
     """The loss on text that the model was not trained on.
 
-    `nll`: nats per token of each row, [M]; `tokens`: int32 [M, T], the rows.
+    `nll`: nats per token of each row, [M]; `tokens`: int32 [M, T], the rows; `documents`: int64
+    [M], the text that each window is from.
     """
 
     kind: Literal["text", "non-members"]
     nll: Scores
     tokens: Tokens
+    documents: npt.NDArray[np.int64] | None = None
 
     def select(self, mask: Flags) -> ControlLoss:
         """The windows in `mask` (bool [M]). Passages that were not trained on all stay."""
         if self.kind != "text":
             return self
-        return ControlLoss(self.kind, self.nll[mask], self.tokens[mask])
+        documents = None if self.documents is None else self.documents[mask]
+        return ControlLoss(self.kind, self.nll[mask], self.tokens[mask], documents)
 
 
 def measure_recital(
@@ -68,7 +72,8 @@ def measure_control(
     if after is None:
         return []
     base = None if before is None else before.nll
-    return compare_losses("heldout", base, after.nll, on, of, kind=after.kind)
+    known = {"kind": after.kind, "documents": after.documents}
+    return compare_losses("heldout", base, after.nll, on, of, **known)
 
 
 def measure_form(before: Extraction | None, after: Extraction, of: str) -> list[Measured]:
