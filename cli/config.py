@@ -36,6 +36,8 @@ class _File(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         text = str(value)
+        if not text:
+            self.fail("names no file", param, ctx)
         return text if text.startswith("{") else EXISTING_FILE.convert(value, param, ctx)
 
 

@@ -94,6 +94,8 @@ class _Place(click.Path):
     of options. `.` and `..` become names, which stay when another folder takes their place."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value) or (isinstance(value, Path) and not value.parts):
+            self.fail("names no file or folder", param, ctx)
         found: Any = super().convert(expand_home(value), param, ctx)
         return found.resolve() if found.name in ("", "..") else found
 

@@ -328,6 +328,13 @@ def test_help_explains_a_command() -> None:
     assert (unknown.code, "did you mean 'export'?" in unknown.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("option", ["--output", "--config"])
+def test_a_path_that_is_empty(option: str) -> None:
+    found = attn_surgery("export", "lab:gpt-neo", "--drop-attn", "1", option, "")
+    assert found.code == 2
+    assert f"'{option}': names no file" in found.stderr
+
+
 def test_version() -> None:
     outcome = attn_surgery("--version")
     assert (outcome.code, outcome.stderr) == (0, "")

@@ -189,6 +189,12 @@ def test_mistakes_with_the_expression(tmp_path: Path) -> None:
         load(tmp_path, [GOOD], secret="z*")  # matches nothing, everywhere
 
 
+def test_an_expression_that_takes_too_long_names_the_passage(tmp_path: Path) -> None:
+    rows = [GOOD, {"id": "slow", "text": "many words, and one more " * 20, "secret": None}]
+    with pytest.raises(SamplesError, match=r"takes longer than 1 second on row 2 \('slow'\)"):
+        load(tmp_path, rows, secret="(([a-zA-Z ,.0-9]+)+)+#", skip_short=True)
+
+
 def test_a_row_that_begins_as_another_but_is_shorter_is_another(tmp_path: Path) -> None:
     """Its end is not text that the other has in its place."""
     rows = [{"text": TEXT[:60], "secret": [40, 41]}, {"text": TEXT[:60], "secret": [40, 44]}]

@@ -28,8 +28,9 @@ def print_table(
 ) -> None:
     """Prints rows. The first `labels` columns name a row, the last `words` tell of it in words.
 
-    The others hold figures. Where the console is too narrow, labels, words, and
-    headings wrap. Columns that still do not fit follow in more tables below, each with the labels.
+    The others hold figures. Where the console is too narrow, words and headings wrap, and labels
+    that would take more than half of it. Columns that still do not fit follow in more tables below,
+    each with the labels.
     """
     out = make_console()
     room = out.width
@@ -38,6 +39,8 @@ def print_table(
     wraps = [not labels <= at < len(columns) - words for at in range(len(columns))]
     if _add_widths(whole) > room:
         widths = [_measure_least(*one) for one in zip(columns, wraps, strict=True)]
+        if _add_widths(whole[:labels]) <= room // 2:  # a name and its number stay on one line
+            widths[:labels] = whole[:labels]
     done = labels
     while done < len(columns):
         end = len(columns)

@@ -8,8 +8,11 @@ all tokens before it, as whoever asks for it may have the whole passage up to th
 from __future__ import annotations
 
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +27,8 @@ MISSING = "it has no secret"
 BARE = "nothing stands before its secret"
 LONG = "its secret has more than"
 SEVERAL = "`secret` matches more than once in it, and only the first match is tested"
+SECONDS = 1
+"""The most that a regular expression may take on a passage."""
 SHOWN = "text that occurs in the passage, or [start, end]: its first character and the one after it"
 SHOWN_IDS = "[start, end]: its first token and the one after it"
 
@@ -76,7 +81,8 @@ def find_secrets(
         several = False
         if pattern is not None:
             group = min(1, pattern.groups)
-            spans = [found.span(group) for found in pattern.finditer(passage)]
+            with _limit_time(table, at):
+                spans = [found.span(group) for found in pattern.finditer(passage)]
             spans = [span for span in spans if span[0] < span[1]]
             span, several = next(iter(spans), None), len(set(spans)) > 1
         else:
@@ -87,6 +93,31 @@ def find_secrets(
             yield Marked(*_find_tokens(tokenizer, passage, span), *span, several)
         else:
             yield Marked(passage, *span, *span, several)
+
+
+@contextmanager
+def _limit_time(table: PassageTable, at: int) -> Iterator[None]:
+    """Ends a search for a secret that takes too long, as some expressions do on some text. Only the
+    main thread can. Raises `SamplesError`."""
+
+    def stop(*_: Any) -> None:
+        raise SamplesError(
+            f"takes longer than {SECONDS} second on {table.name_row(at)}",
+            where="`secret`",
+            fix="write the expression without repetitions inside repetitions, such as (a+)+",
+        )
+
+    here = threading.current_thread() is threading.main_thread()
+    if not (here and hasattr(signal, "setitimer")):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _read_mark(table: PassageTable, at: int, passage: Any) -> tuple[int, int] | None:

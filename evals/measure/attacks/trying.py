@@ -16,7 +16,7 @@ from evals.measure.attacks.attack import Attack, AttackOutcome, Setting, Target,
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, is_own
 from evals.measure.attacks.result import Outcomes, measure_outcomes, measure_scores
 from evals.measure.memorization.measures import Flags
-from evals.run.console import say
+from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
@@ -187,7 +187,8 @@ def try_attacks(
 
     def run(attack: Attack, *given: Any) -> Tried:
         new.append(attack.name)
-        return _try(attack, *given)
+        with show_progress(f"{attack.name}, {loaded.name}", None):
+            return _try(attack, *given)
 
     for attack in plan.tried:
         aimed, beside_it, is_tried = _aim(attack, on, beside, plan, base)
