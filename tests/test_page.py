@@ -42,15 +42,12 @@ from lxml import html as lxml_html
 
 from evals.measure.attacks.names import ALL, ATTACKERS, CHEAP, find_attacker, list_untried
 from evals.run.lm_eval.tasks import SUITES, describe_task
-from evals.table.charts.model_map import make_map
-from evals.table.charts.pictures import draw_model, draw_table, draw_trade_off
-from evals.table.measured import measure_value
+from evals.table.charts.pictures import draw_trade_off
 from evals.table.page import render_html, render_pages
 from surgery.card.facts import as_line
 from surgery.card.measurements import Line, Shown, list_tables, show
 from surgery.record.measured import BASE, EDITED, Change, Measured
 from surgery.record.report import Named, Report
-from surgery.selection import EditedHeads
 
 REPORTS = {
     "whole": example,
@@ -483,33 +480,12 @@ def test_every_attack_has_its_attacker() -> None:
 
 
 def test_how_much_more_than_a_twin_an_edit_gives_is_no_share_of_passages() -> None:
-    """It is a note beside the figure, and no point in the picture."""
+    """It is a note beside the figure."""
     report = twinned()
     (line,) = (one for one in lines_of(report, "recited") if one.name == "recited")
     assert texts(report, line, line.edits[0])[-1].endswith(
         "twin 5.6%, +11.1 points [−9.1, +29.1]: no more than it, as far as 18 passages show"
     )
-    drawn = draw_table(report, lines_of(report, "recited"))
-    assert drawn is not None
-    svg = base64.b64decode(drawn.wide.partition(",")[2]).decode()
-    assert "recited word for word" in svg
-    assert "twin" not in svg
-
-
-def test_a_loss_below_one_nat_is_no_share() -> None:
-    """Only scores of tasks are drawn in percentage points."""
-    change = Change(difference=0.1, ci95=(0.05, 0.15))
-    known: dict[str, Any] = {"n": 16, "unit": "nats", "kind": "text", "outcome": "loss"}
-    loss = [
-        measure_value("heldout", 0.4, of=BASE, **known),
-        measure_value("heldout", 0.5, change=change, **known),
-    ]
-    only, beside = (bare(heldout=loss, tasks=some) for some in ([], task("copy", 0.934, 0.702)))
-    assert draw_table(only, lines_of(only, "cost")) is None
-    drawn = draw_table(beside, lines_of(beside, "cost"))
-    assert drawn is not None
-    svg = base64.b64decode(drawn.wide.partition(",")[2]).decode()
-    assert ("copy" in svg, "nats" in svg) == (True, False)
 
 
 def test_the_trade_off_shows_the_limited_attack_and_the_front_of_the_search() -> None:
@@ -536,22 +512,6 @@ def test_the_half_that_did_not_choose_is_named_only_where_there_is_one() -> None
     page = render(by_hand)["report.html"]
     assert said not in page
     assert "The search measured its points on those" in page
-
-
-def test_a_search_draws_what_every_unit_is_worth() -> None:
-    """In place of the picture that shows only which heads are edited."""
-    units = {
-        EditedHeads(b, (h,), v): (1.0, 0.1) for b in range(4) for h in range(4) for v in ("mean",)
-    }
-    worth = make_map(units, 4, 4, measured=False)
-    assert worth is not None
-    report = bare(edit=EDIT).model_copy(update={"map": worth})
-    (picture,) = parse(render_html(report)).xpath("//h2[text()='The edit']/..//img")
-    assert "worth" in base64.b64decode(picture.get("src").partition(",")[2]).decode()
-    assert "is outlined" in picture.get("alt")
-    other = report.model_copy(update={"map": worth.model_copy(update={"num_blocks": 5})})
-    assert report.edits[0].edit is not None
-    assert "4 blocks" in draw_model(other, report.edits[0].edit).alt  # the map of another model
 
 
 def test_what_was_not_measured_is_left_out() -> None:

@@ -17,17 +17,14 @@ from evals.measure.edits.costs import COUNTED, find_worst
 from evals.measure.edits.engine import Engine, MeasuredEdit
 from evals.measure.memorization.recovery import NAMES, make_recovery
 from evals.measure.naming import HEALED, name_figures
-from evals.table.charts.model_map import make_map
 from evals.table.measured import measure_mean, measure_share, measure_value
 from surgery.record.manifest import Record, Word, list_versions
 from surgery.record.measured import BASE, EDITED, Details, Measured, On, Text
-from surgery.record.report import Long, MeasuredModel, ModelMap, Result, SamplesRecord
+from surgery.record.report import Long, MeasuredModel, Result, SamplesRecord
 from surgery.selection import EditedHeads, Selection, blocks_of, format_selection, variant_name
 
 if TYPE_CHECKING:
-    from evals.choose.estimates import Estimates
     from evals.run.models import LoadedModel
-    from surgery.families.record import Dimensions
 
 Kind = Literal["block", "last", "range", "group", "head"]
 
@@ -255,7 +252,6 @@ class GridResult(Result):
     samples: SamplesRecord
     heldout: dict[Word, Details]
     calibration: dict[str, Any] | None
-    map: ModelMap | None = None
     warnings: list[Text]
     provenance: dict[Word, Any]
 
@@ -309,22 +305,6 @@ def describe_grid(
 def describe_windows(windows: Tokens) -> dict[str, int | str]:
     """How much held-out text there was, and its hash."""
     return {"windows": len(windows), "tokens": int(windows.size), "sha256": hash_row(windows)}
-
-
-def map_units(
-    points: Iterable[EditPoint], base: EditPoint, size: Dimensions, estimates: Estimates | None
-) -> ModelMap | None:
-    """What each unit is worth and costs alone: as estimated, or without estimates as measured."""
-    if estimates is not None:
-        alone = {unit: estimates.predict_one((unit,)) for unit in estimates.units}
-        units = {unit: (known["margin"], known["kl"]) for unit, known in alone.items()}
-    else:
-        units = {
-            point.selection[0]: (100 * (base.recovered - point.recovered), point.heldout_kl)
-            for point in points
-            if len(point.selection) == 1
-        }
-    return make_map(units, size.num_blocks, size.num_heads, measured=estimates is None)
 
 
 def take_point(result: GridResult, edit: GridEdit | None, on: On, measure: str) -> EditPoint:

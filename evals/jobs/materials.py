@@ -30,20 +30,18 @@ from surgery.reading.corpus import open_corpus
 from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
 from surgery.record.measured import Measured
-from surgery.record.report import FrontPoint, ModelMap, Named
+from surgery.record.report import FrontPoint, Named
 from surgery.store import KEEP_NOTHING, Store
 from surgery.untrusted import parse_json, read_bytes, reraise_as
 
 
 @dataclass(frozen=True)
 class Front:
-    """The edits of a search that no other beats, their figures, what these are called, and what
-    each unit is worth."""
+    """The edits of a search that no other beats, their figures, and what these are called."""
 
     points: Sequence[FrontPoint]
     figures: Sequence[Measured]
     names: Mapping[str, Named]
-    map: ModelMap | None
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def _look_up(models: Iterable[tuple[str, str | None]], base: str | None) -> None
 
 
 def read_search(path: Path) -> Front:
-    """Reads the front, and what each unit is worth, from the output of `search --json`.
+    """Reads the front from the output of `search --json`.
 
     Raises `MeasurementError` for anything else.
     """
@@ -134,7 +132,7 @@ def read_search(path: Path) -> Front:
     names = {of: point.of for of, point in zip(found.front, points, strict=True)}
     rows = [figure for figure in found.figures if figure.of in names and figure.on == "chosen on"]
     renamed = [row.model_copy(update={"of": names[row.of]}) for row in rows]
-    return Front(points, renamed, found.names, found.map)
+    return Front(points, renamed, found.names)
 
 
 def _record_text(name: str, place: object) -> TextSource:

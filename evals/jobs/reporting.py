@@ -91,7 +91,6 @@ def make_report(
         attackers=list(ATTACKERS),
         tables=make_tables(names, figures, samples=samples, **known),
         front=list(front.points) if front else [],
-        map=front.map if front else None,
         settings=request.to_settings(),
         provenance=Provenance(
             seeds={"bootstrap": SEED, **SEEDS},

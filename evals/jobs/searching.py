@@ -10,7 +10,6 @@ from evals.choose.search.report import SearchResult, chart_search, make_plan, ma
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import run_search
 from evals.run.console import say, show_progress
-from evals.table.charts.model_map import chart_map
 from surgery.errors import SamplesError
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
 from surgery.processes import by_one
@@ -19,7 +18,7 @@ from surgery.untrusted import read_json, reraise_as
 
 _RESULT, _PLAN = "search.json", "plan.json"
 _ANEW = "search again with `overwrite=True`"
-_PICTURES = [f"{name}.{form}" for name in ("front", "model") for form in ("png", "svg")]
+_PICTURES = [f"{name}.{form}" for name in ("front",) for form in ("png", "svg")]
 owned = recognize_by(_RESULT, ("figures", "front", "selected"), _PLAN, *_PICTURES)
 
 Answer = tuple[SearchResult, PlanFile]
@@ -53,10 +52,6 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
     with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
         write_lines(partial / _RESULT, [json.dumps(result.to_dict(), indent=2)])
         chart_search(result).save(partial, "front")
-        if result.map is not None:
-            title = f"{result.model.name}: one edit at a time"
-            chosen = outcome.selected[0].selection if outcome.selected else ()
-            chart_map(result.map, chosen, title).save(partial, "model")
         if met:
             write_text(partial / _PLAN, plan.to_text())
     return _locate_plan(result, folder), plan

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from evals.table.charts.pictures import draw_model, draw_stages, draw_table, draw_trade_off
+from evals.table.charts.pictures import draw_trade_off
 from evals.table.words import STATES, compare_attackers, explain
 from surgery.card.facts import as_line
 from surgery.card.measurements import (
@@ -48,7 +48,6 @@ def render_html(report: Report) -> str:
         ran["Base"] = plain["base"]["provenance"]
     for edit in report.edits:
         ran[f"Edit: {edit.name}"] = {**edit.provenance, **dict(_list_untried(edit))}
-    drawn = [draw_model(report, edit.edit) if edit.edit else None for edit in report.edits]
     limits = [report.list_limits(edit.of) for edit in report.edits]
     several = len(report.edits) > 1
     decided = {edit.state for edit in report.edits} | {limit.state for limit in report.limits}
@@ -57,10 +56,9 @@ def render_html(report: Report) -> str:
         title=_write_title(report),
         several=several,
         names=names,
-        tables=[(table, lines, draw_table(report, lines)) for table, lines in list_tables(report)],
-        stages=draw_stages(report),
+        tables=list_tables(report),
         trade_off=draw_trade_off(report),
-        edits=list(zip(names, report.edits, limits, drawn, strict=True)),
+        edits=list(zip(names, report.edits, limits, strict=True)),
         limits=LIMITS,
         provenance=ran,
         show=show,

@@ -40,7 +40,6 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 Setting = Scalar | list[Scalar] | dict[Word, Scalar]
 Relation = Literal["source", "unrelated", "not recorded"]
 UnitKind = Literal["block", "group", "head"]
-Cells = list[list[float | None]]
 """[rows][blocks]; None where the model cannot hold the edit, or where it was not measured."""
 
 
@@ -168,24 +167,6 @@ class FrontPoint(Record):
     label: Long
 
 
-class Units(Record):
-    """All blocks, groups, or heads in one variant: their `worths`, and their `costs` in nats."""
-
-    kind: UnitKind
-    variant: Word
-    worths: Cells
-    costs: Cells
-
-
-class ModelMap(Record):
-    """What each unit is worth and costs. `basis`: first-order estimates, or measured."""
-
-    basis: Literal["estimated", "measured"]
-    num_blocks: int
-    num_heads: int
-    grids: list[Units]
-
-
 class Provenance(Record):
     """What the figures depend on besides the models.
 
@@ -236,7 +217,6 @@ class Report(Result):
     attackers: list[Text] = Field(default_factory=list)
     tables: list[Table]
     front: list[FrontPoint] = Field(default_factory=list)
-    map: ModelMap | None = None
     settings: dict[Word, Setting]
     provenance: Provenance
     commands: list[Long]

@@ -15,7 +15,6 @@ from evals.choose.grid import (
     describe_edit,
     describe_grid,
     describe_windows,
-    map_units,
     pareto_front,
     rename,
     take_point,
@@ -132,12 +131,6 @@ def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchRe
             for name, half in (("chosen_on", here), ("held_back", back))
         },
         calibration=_record_fits(opened, outcome),
-        map=map_units(
-            outcome.found.measured.values(),
-            outcome.base[0],
-            loaded.dimensions,
-            outcome.found.estimates,
-        ),
         warnings=list(opened.warnings),
         measure=opened.measure.name,
         settings=_describe_aim(opened),

@@ -12,18 +12,17 @@ from pathlib import Path
 from statistics import mean, median
 
 from evals.choose.grid import GridEdit
-from evals.choose.sweep.report import SweepResult, find_best_edit, find_front
+from evals.choose.sweep.report import SweepResult
 from evals.table.charts.chart import Chart
 from evals.table.charts.front import BlockPoint, FrontPanel, draw_front
 from evals.table.charts.lines import LinePanel, draw_lines
-from evals.table.charts.model_map import chart_map
 from evals.table.charts.panels import Point, Series
 from surgery.record.measured import BASE, Change
 
 Value = Callable[[str], Sequence[float]]
 """An edit, by name → a figure, and both ends of its interval if it has one; nothing if it has no
 figure."""
-PICTURES = ("sweep", "accuracy", "abilities", "tokens", "model")
+PICTURES = ("sweep", "accuracy", "abilities", "tokens")
 _ABILITIES = ("language", "reasoning")
 _ALONE = ("block", "group", "head")
 _TOKENS = {
@@ -41,7 +40,6 @@ def draw_pictures(result: SweepResult, folder: Path) -> list[Path]:
     if any(_list_rated(result, tasks, ability) for ability in _ABILITIES):
         charts["abilities"] = chart_abilities(result, tasks)
     charts["tokens"] = chart_tokens(result)
-    charts["model"] = chart_units(result)
     return [path for name, one in charts.items() if one for path in one.save(folder, name)]
 
 
@@ -129,22 +127,6 @@ def chart_tokens(result: SweepResult) -> Chart:
         (level,) = value(BASE)
         panels.append(LinePanel("block", label, _list_series(alone, value), level=level))
     return draw_lines(_write_title(result), [panels])
-
-
-def chart_units(result: SweepResult) -> Chart | None:
-    """What every head is worth and costs, as estimated or else as measured.
-
-    The front of the estimates is outlined, or the best measured edit. None where only whole blocks
-    were measured, which `chart_sweep` shows.
-    """
-    if result.map is None or {grid.kind for grid in result.map.grids} == {"block"}:
-        return None
-    chosen, on = find_best_edit(result).parts, result.estimated_on
-    text = f"{result.n} passages; outlined: the best edit"
-    if on is not None:
-        chosen = [part for edit in find_front(result) for part in edit.parts]
-        text = f"{on['windows']} windows and {on['passages']} passages; outlined: the front"
-    return chart_map(result.map, chosen, f"{result.model.name}, one edit at a time, {text}")
 
 
 def list_accuracy_tasks(result: SweepResult) -> list[str]:

@@ -18,7 +18,6 @@ from evals.choose.grid import (
     describe_edit,
     describe_grid,
     describe_windows,
-    map_units,
     rename,
 )
 from evals.choose.sweep.opened import OpenedSweep
@@ -91,7 +90,6 @@ def make_sweep_result(
         edits=edits,
         heldout={"all": describe_windows(heldout)},
         calibration=_record_fits(opened),
-        map=map_units(points[1:], points[0], loaded.dimensions, estimates),
         warnings=[*opened.warnings, *nothing],
         n=int(samples.trained_on.sum()),
         estimates=units,
