@@ -118,6 +118,12 @@ def option(
     return click.option(name, *names, **more)
 
 
+def one_model(command: Any) -> Any:
+    """MODEL, as the only one of the `models` of a request."""
+    given = click.argument("models", metavar="MODEL", callback=lambda ctx, param, value: (value,))
+    return given(command)
+
+
 def several(name: str, text: str, default: str = "", metavar: str = "FILE") -> Decorator:
     """An option that may be given several times. `default`: what is taken without it."""
     text += " Repeatable." + (f"  [default: {default}]" if default else "")

@@ -514,7 +514,6 @@ def test_without_tasks_a_suite_is_run(models, suite):
             "edited --baseline base --attack near --samples x",
             "and held-out text: give --heldout",
         ),
-        ("a b --baseline c --revision main", "--revision applies to one MODEL"),
     ],
 )
 def test_what_is_missing_is_an_error_of_usage(work, given, text, monkeypatch):
@@ -714,35 +713,6 @@ def test_without_a_manifest_the_relation_is_not_recorded(work, tmp_path):
     assert edit.verdict.startswith(
         "No record says whether the edited model was made from the base. Memorization "
     )
-
-
-def test_several_edits_are_one_report(work):
-    """The base is measured once; each edit's figures are those that it gets alone."""
-    surgery.export(work / "base", "1", variant="zero", output=work / "other")
-    edits = (work / "edited", work / "other")
-    common = ("--baseline", work / "base", "--tasks", "local_choice", "--max-drop", "*=1")
-    common += ("--include-path", work / "tasks", "--control", work / "control.txt")
-    done = attn_surgery("evaluate", *edits, *common, "--output", work / "both", "--json")
-    assert done.code == 0, done
-    both = read_report(done)
-    assert [edit.edit.step.blocks for edit in both.edits] == [(0,), (1,)]
-    assert {path.name for path in (work / "both").iterdir()} == {
-        "report.json", "report.html", "report.md", "config.yaml", "lm_eval",
-    }  # fmt: skip
-    call = ("evaluate", edits[1], *common, "--output", work / "alone", "--json")
-    alone, beside = read_report(attn_surgery(*call)), read_report(edits[1])
-    of = both.edits[1].of
-    for report in (alone, beside):  # each model's folder gets its own report
-        assert report.edits[0].model_copy(update={"of": of}) == both.edits[1]
-        for name in both.names:
-            assert report.find(name, "base") == both.find(name, "base")
-            row = both.find(name, of)
-            assert report.find(name, "edited") == row.model_copy(update={"of": "edited"})
-        assert len(report.limits) == len(both.list_limits(of)) == 1
-    assert beside.commands == alone.commands
-    refused = attn_surgery("evaluate", *edits, *common, "--output", work / "both")
-    refused.assert_error("already exists")
-    assert attn_surgery("verify", edits[1], "--source", work / "base").code == 0
 
 
 def test_a_missed_gate_names_its_model(work):

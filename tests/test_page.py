@@ -28,11 +28,8 @@ from example_report import (
     example,
     front,
     pair,
-    recital,
-    several,
     share,
     task,
-    tasks,
     twinned,
     unlimited,
 )
@@ -52,7 +49,6 @@ from surgery.record.report import Named, Report
 REPORTS = {
     "whole": example,
     "bare": bare,
-    "several": lambda: several(example(), example()),
     "twin": twinned,
     "alone": alone,
 }
@@ -103,34 +99,6 @@ def test_every_renderer_shows_every_figure_and_nothing_else(name) -> None:
         for row, td, text in zip(rows, cells, of_line[2:], strict=True):
             assert td.text_content().split() == " ".join(texts(report, line, row)).split()
             assert text.strip() == as_line("; ".join(texts(report, line, row)))
-
-
-def test_figures_are_what_was_found() -> None:
-    """Of two edits, the figures of each stand in its own column."""
-    others = [*tasks()[:-2], *task("copy", 0.934, 0.901)]
-    report = several(example(), example(tasks=others))
-    lines = {
-        line.name: line for table, some in list_tables(report) for line in some if not table.on
-    }
-    recited = lines["recited"].edits[0]
-    assert recited is not None
-    (known,) = (
-        row for row in recital() if row.key == ("recited", EDITED, "held back")
-    )  # as it was measured
-    assert recited == known.model_copy(update={"of": "edited-1"})
-
-    def numbers(name: str) -> list[float | None]:
-        line = lines[name]
-        return [row and row.value for row in (line.base, *line.edits)]
-
-    assert numbers("recovered.greedy") == [21 / 24, *2 * [1 / 24]]
-    assert numbers("recovered.relearn 10") == [0.9, 0.2, 0.2]
-    assert numbers("membership.loss") == [0.97, 0.5125, 0.5125]
-    assert numbers("task.copy") == [0.934, 0.702, 0.901]
-    for name in ("recited.8", "heldout"):
-        (base,) = (one for one in report.figures if (one.name, one.of) == (name, BASE)
-                   and one.on == "held back")  # fmt: skip
-        assert numbers(name)[0] == base.value
 
 
 def test_numbers_as_they_are_shown() -> None:
@@ -216,7 +184,7 @@ def test_any_name_survives(name) -> None:
 
 
 def test_it_stands_alone_and_is_built_as_a_document() -> None:
-    text = pages_of("several")["report.html"]
+    text = pages_of("whole")["report.html"]
     tree = parse(text)
     assert not tree.xpath("//script | //link[@rel='stylesheet'] | //iframe")
     assert {link.get("href") for link in tree.xpath("//*[@href]")} == {"data:,"}
@@ -236,7 +204,7 @@ def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> No
     made = render_html(example())
     assert draw_trade_off(example()) == draw_trade_off(example())
     pictures = parse(made).xpath("//img")
-    assert len(pictures) == 7  # recited, attacked, stages, cost, all passages, trade-off, blocks
+    assert len(pictures) == 1  # the trade-off
     for picture in pictures:
         assert len(picture.get("alt")) > 20
         (narrow,) = picture.xpath("ancestor::picture//source/@srcset")  # for a small screen
@@ -378,7 +346,7 @@ def test_the_first_page_answers_three_questions() -> None:
     ]
     assert said[WORSE] == [
         "2 of 4 tests, and ordinary text.",
-        "On ordinary text that it was not trained on, it gives the right next token 14.0 % less "
+        "On ordinary text that it was not trained on, it finds the right next token 14.0 % less "
         "likely than before, in the geometric mean over all tokens.",
         "Worse on: lambada_openai, copy.",
         "Of the others: too close to tell on 1, no worse, as far as they show, on 1.",

@@ -30,7 +30,6 @@ from example_report import (
     make_edit,
     measurement_of,
     put_report,
-    several,
     unlimited,
 )
 from pydantic import ValidationError
@@ -41,7 +40,6 @@ from cli.commands.edit.heal import command as heal
 from cli.commands.measure.evaluate import command as evaluate
 from cli.config import IN_FILE, with_config
 from evals.jobs.evaluating import attach
-from evals.jobs.reporting import write_commands
 from evals.run.statistics import Interval
 from evals.table.measured import measure_value
 from surgery.card.facts import as_line
@@ -213,20 +211,6 @@ def test_the_command_of_a_report_repeats_its_limits() -> None:
     asked = unlimited(max=limits, max_drop={"piqa": 1 / 3})
     asked = parse(example(asked=asked).commands[-1])
     assert (asked["max"], asked["max_drop"]) == (limits, {"piqa": 1 / 3})
-
-
-def test_the_commands_of_a_report_run_one_after_the_other() -> None:
-    """Each edit is made where the evaluation looks for it, or beside it for one on the Hub."""
-    edit = make_edit(parts=LINEAR)
-    names, report = ("mine", "me/theirs"), several(example(edit=edit), example(edit=edit))
-    edits = [
-        one.model_copy(update={"name": name}) for one, name in zip(report.edits, names, strict=True)
-    ]
-    made = report.model_copy(update={"edits": edits})
-    report = made.model_copy(update={"commands": write_commands(made, ask_for(models=names))})
-    *made, asked = map(parse, report.commands)
-    assert [str(params["output"]) for params in made] == ["mine", "theirs"]
-    assert (asked["models"], asked["baseline"]) == (names, made[0]["model"])
 
 
 def test_one_place_writes_the_commands_of_steps() -> None:

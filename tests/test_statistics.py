@@ -211,6 +211,6 @@ def test_an_interval_of_held_out_text_draws_documents() -> None:
     assert row.change is not None
     assert row.change.ci95 is not None
     low, high = row.change.ci95
-    assert high - low > 0.8  # of windows it would be 0.3
+    assert high - low > 0.6  # of windows it would be 0.3
     alone = measure_mean("heldout", base + rises, documents=np.zeros(160, np.int64), base=base)
     assert alone.change is not None, "a single document is drawn by its windows"

@@ -38,14 +38,12 @@ def print_report(
     from evals.table.limits import settle
     from surgery.card.measurements import describe_limit, list_tables
 
-    several = len(report.edits) > 1
-    whose = {edit.of: f"{edit.name}: " if several else "" for edit in report.edits}
-    _note_what_is_open(report, whose)
+    _note_what_is_open(report)
     if table:
         if report.samples is not None:
             echo(f"{_say_samples(report.samples)}; 95 % intervals in brackets")
         for edit in report.edits:
-            echo(f"{whose[edit.of]}{edit.verdict}")
+            echo(edit.verdict)
         brief = report.command == "evaluate"
         shown = list(list_tables(report))
         main = [line for one, lines in shown if one.on is None for line in lines]
@@ -56,7 +54,7 @@ def print_report(
                 _print_lines(report, lines)
         _print_given_away(report, given_away or {})
         for limit in report.limits:
-            echo(f"{whose[limit.of]}limit: {describe_limit(limit)}")
+            echo(f"limit: {describe_limit(limit)}")
         for place in places:
             echo(f"report: {place / 'report.html'}")
     return settle(edit.state for edit in report.edits)
@@ -69,20 +67,19 @@ def _say_samples(samples: SamplesRecord, n: int | None = None) -> str:
     return f"{samples.rows if n is None else n:,} passages, {lengths}"
 
 
-def _note_what_is_open(report: Report, whose: Mapping[str, str]) -> None:
+def _note_what_is_open(report: Report) -> None:
     from surgery.card.measurements import WORDS, name_limit
 
-    warnings = (f"{whose[edit.of]}{text}" for edit in report.edits for text in edit.warnings)
-    for line in dict.fromkeys(warnings):
+    for line in dict.fromkeys(text for edit in report.edits for text in edit.warnings):
         note(f"warning: {line}")
     for limit in report.limits:
         if limit.state != "kept":
             said = f"limit {WORDS[limit.state].lower()}: {name_limit(limit)}: {limit.description}"
-            note(f"{whose[limit.of]}{said}")
+            note(said)
     for edit in report.edits:
         if edit.state is not None and edit.edit is not None and edit.edit.missed_alone:
             what = "missed: the search that chose this edit found none that keeps its limits"
-            note(f"{whose[edit.of]}{what}")
+            note(what)
 
 
 def _print_lines(report: Report, lines: Sequence[Line], *, brief: bool = False) -> None:
@@ -90,10 +87,6 @@ def _print_lines(report: Report, lines: Sequence[Line], *, brief: bool = False) 
     values."""
     from surgery.card.measurements import find_beside, show, show_change
 
-    several = len(report.edits) > 1
-    names = [
-        edit.name if several else "edited" if report.base else "value" for edit in report.edits
-    ]
     found: list[tuple[str, list[str]]] = [
         ("", [line.named.label for line in lines]),
         ("n", ["" if line.n is None else f"{line.n:,}" for line in lines]),
@@ -106,21 +99,17 @@ def _print_lines(report: Report, lines: Sequence[Line], *, brief: bool = False) 
         found.append((heading, [f"{a} {b}".strip() for a, b in zip(values, ends, strict=True)]))
 
     add("base", ((line, line.base) for line in lines))
-    for at, name in enumerate(names):
-        add(name, ((line, line.edits[at]) for line in lines))
-    if not several:
-        last = [line.edits[0] for line in lines]
-        beside = [find_beside(report, row) for row in last]
-        shown = [show(report, line, row) for line, row in zip(lines, last, strict=True)]
-        found.append(
-            ("difference [95% interval]", [one.difference if one else "" for one in shown])
-        )
-        add("never trained on", zip(lines, (control for control, _ in beside), strict=True))
-        add("twin", zip(lines, (twin for _, twin in beside), strict=True))
-        pairs = zip(last, (twin for _, twin in beside), strict=True)
-        above = [row.above_twin if row and twin else None for row, twin in pairs]
-        found.append(("above the twin [95% interval]", [show_change(one) for one in above]))
-        found.append(("notes", [one.note if one and one.value else "" for one in shown]))
+    add("edited" if report.base else "value", ((line, line.edits[0]) for line in lines))
+    last = [line.edits[0] for line in lines]
+    beside = [find_beside(report, row) for row in last]
+    shown = [show(report, line, row) for line, row in zip(lines, last, strict=True)]
+    found.append(("difference [95% interval]", [one.difference if one else "" for one in shown]))
+    add("never trained on", zip(lines, (control for control, _ in beside), strict=True))
+    add("twin", zip(lines, (twin for _, twin in beside), strict=True))
+    pairs = zip(last, (twin for _, twin in beside), strict=True)
+    above = [row.above_twin if row and twin else None for row, twin in pairs]
+    found.append(("above the twin [95% interval]", [show_change(one) for one in above]))
+    found.append(("notes", [one.note if one and one.value else "" for one in shown]))
     kept = [(heading, cells) for heading, cells in found if not heading or any(cells)]
     if lines:
         rows = list(zip(*(cells for _, cells in kept), strict=True))

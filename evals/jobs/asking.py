@@ -111,10 +111,6 @@ class MeasureRequest(Request):
             refuse_unused(passages, "samples", *sorted(passages.cutting))
         if not self._attacked:
             refuse_unused(self.attacks, "attack", "sibling", "draws")
-        if len(self.models) > 1 and self.revision is not None:
-            raise ValueError(
-                "`revision` applies to one MODEL only: export or download the others first"
-            )
         return self
 
     @model_validator(mode="after")

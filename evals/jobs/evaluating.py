@@ -171,7 +171,7 @@ class OpenedJob:
             write_lines(output, [text], overwrite=overwrite, owned=RESULT)
         elif output is not None:
             edit = found.report.edits[0]
-            alone = self.attaches and len(edited) == 1 and edit.relation == "source"
+            alone = self.attaches and edit.relation == "source"
             manifest, config = edited[0].manifest if alone else None, request.to_config()
             with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
                 write_evaluation(found, folder, manifest)
@@ -240,8 +240,6 @@ def _check_rows(
         raise OutputError(
             "lies in the folder of the result", where=rows, fix="choose another `rows`"
         )
-    if len(request.models) > 1:
-        raise OutputError("holds the passages of one model", where=rows, fix="name one MODEL")
     check_output(rows, ROWS[request.command], overwrite=overwrite, argument="rows", reads=reads)
 
 

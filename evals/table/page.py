@@ -49,12 +49,10 @@ def render_html(report: Report) -> str:
     for edit in report.edits:
         ran[f"Edit: {edit.name}"] = {**edit.provenance, **dict(_list_untried(edit))}
     limits = [report.list_limits(edit.of) for edit in report.edits]
-    several = len(report.edits) > 1
     decided = {edit.state for edit in report.edits} | {limit.state for limit in report.limits}
     text: str = _load_template().render(
         report=report,
         title=_write_title(report),
-        several=several,
         names=names,
         tables=list_tables(report),
         trade_off=draw_trade_off(report),

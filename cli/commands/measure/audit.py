@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from cli import options
 from cli.requests import request_command
 from cli.tables.figures import print_report
@@ -14,7 +12,7 @@ from evals.jobs.asking import MeasureRequest, take
 
 
 @request_command("audit", MeasureRequest, **take("audit"))
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@options.one_model
 @options.allow_undecided
 @options.rows
 @options.output("Folder to create, with the report.")
@@ -47,8 +45,7 @@ def command(
     found = run_measurement(request, output, rows=rows, overwrite=overwrite)
     if as_json:
         print_json(found.report.to_dict())
-    alone = request.baseline is None and len(request.models) == 1
-    given_away = list_given_away(found) if alone else None
+    given_away = list_given_away(found) if request.baseline is None else None
     places = [output] if output is not None else []
     state = print_report(found.report, *places, table=not as_json, given_away=given_away)
     options.end_with(state, allow_undecided=allow_undecided)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from cli import options
 from cli.requests import request_command
 from cli.tables.figures import print_report
@@ -14,7 +12,7 @@ from evals.jobs.asking import MeasureRequest, take
 
 
 @request_command("evaluate", MeasureRequest, **take("evaluate"))
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@options.one_model
 @options.allow_undecided
 @options.output("Folder for the report.  [default: NAME-evaluation]", options.FOLDER)
 @options.overwrite
@@ -28,7 +26,7 @@ def command(
 ) -> None:
     """Measure what an edit costs and what it achieves: benchmarks, recitation, limits, one report.
 
-    Compares every MODEL with BASE on the same documents and passages. Writes report.html,
+    Compares MODEL with BASE on the same documents and passages. Writes report.html,
     report.md, report.json, and lm-eval's own results. If MODEL is a folder that was exported from
     BASE, its own report goes there, too, unless benchmarks were measured in part (the key limit, or
     --suite quick), or it has a report and you do not pass --overwrite. The exit code is 3 if a
@@ -37,10 +35,7 @@ def command(
     from evals.jobs.evaluating import run_measurement
     from surgery.privacy import name_result
 
-    several = len(request.models) > 1 and request.baseline is not None
-    folder = output or name_result(
-        str(request.baseline) if several else request.models[0], "evaluation"
-    )
+    folder = output or name_result(request.models[0], "evaluation")
     found = run_measurement(request, folder, overwrite=overwrite)
     if as_json:
         print_json(found.report.to_dict())

@@ -14,7 +14,7 @@ from evals.jobs.asking import MeasureRequest, take
 
 
 @request_command("extract", MeasureRequest, **take("extract"))
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@options.one_model
 @options.rows
 @options.output("Also write the JSON object to this file.", options.FILE, metavar="FILE")
 @options.overwrite
