@@ -713,14 +713,3 @@ def test_without_a_manifest_the_relation_is_not_recorded(work, tmp_path):
     assert edit.verdict.startswith(
         "No record says whether the edited model was made from the base. Memorization "
     )
-
-
-def test_a_missed_gate_names_its_model(work):
-    """The passages are recited more by the base than by the edit, so only the base misses."""
-    common = ("--baseline", work / "base", "--tasks", "local_choice", "--max-extraction", 0.4)
-    common += ("--include-path", work / "tasks", "--samples", work / "samples.jsonl")
-    common += ("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--output", work / "missed")
-    done = attn_surgery("evaluate", work / "base", work / "edited", *common)
-    assert done.code == 3, done
-    assert "base: limit missed: max-extraction" in done.stderr
-    assert (work / "missed" / "report.json").is_file()
