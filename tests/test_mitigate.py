@@ -201,8 +201,8 @@ def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
     (tmp_path / "heldout.txt").write_text("words")
     given = [
         "lab:pythia", "--max-extraction", "0", "--num-fewshot", "0", "--seed", "0", "--max-drop",
-        "*=0", "--max", "near=0", "--max", "hints:2=0.0123456789", "--limit", "0.05", "--samples",
-        "hf:me/data:train:tokens", "--corpus", "hf:allenai/c4:train:text", "--corpus",
+        "*=0", "--max", "perturbed=0", "--max", "hints:2=0.0123456789", "--limit", "0.05",
+        "--samples", "hf:me/data:train:tokens", "--corpus", "hf:allenai/c4:train:text", "--corpus",
         str(tmp_path / "heldout.txt"), "--calibration", "hf:allenai/c4:train:text", "--suite",
         "lab", "--attack", "quantized:4", "--output", "out",
     ]  # fmt: skip
