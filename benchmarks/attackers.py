@@ -42,10 +42,9 @@ import numpy as np
 import torch
 
 from benchmarks.asked import check_asked
-from benchmarks.knowing import STEPS as PRIVATE_STEPS
-from benchmarks.knowing import choose_records
 from benchmarks.lab.records import Record
-from benchmarks.private import make_private, save, train_on
+from benchmarks.private import STEPS as PRIVATE_STEPS
+from benchmarks.private import choose_records, make_private, save, train_on
 from benchmarks.results import Cell, Column, write_results
 from benchmarks.rivals import bed as rivals
 from benchmarks.rivals.bed import measure_text, token_nll, write_samples

@@ -163,25 +163,6 @@ def _list_strengths(
             yield read_number(row, cost) or 0.0, 100 * (read_number(row, "best") or 0.0)
 
 
-def draw_steps(results: Results) -> Chart:
-    """What comes back after so many steps of fine-tuning. Columns: `model`, `after_N`."""
-    steps = [c.key for c in results.columns if c.key.startswith("after_")]
-    series = []
-    for row in results.rows:
-        # equal distances: steps double or more from one to the next
-        points = [Point(at, 100 * (read_number(row, key) or 0)) for at, key in enumerate(steps)]
-        series.append(Series(str(row["model"]).replace("`", ""), points))
-    panel = LinePanel("steps of fine-tuning", "recovered, %", series, whole=True)
-    chart = draw_lines("What comes back, by steps of fine-tuning", [[panel]])
-
-    def paint(figure: Any, narrow: bool) -> None:
-        chart.paint(figure, narrow)
-        names = [key.removeprefix("after_") for key in steps]
-        figure.axes[0].set_xticks(range(len(steps)), names)
-
-    return chart._replace(paint=paint, measure=lambda narrow: (WIDE, 3.4))
-
-
 def draw_before_after(results: Results) -> Chart:
     """What each attack recovers before and after. Of `benchmarks.attackers`, the rows `SHOWN`."""
     rows = {str(row["defense"]): row for row in results.rows}
@@ -217,12 +198,10 @@ def draw_blocks(results: Results) -> Chart:
 
 
 DRAWN: Mapping[str, Picture] = {
-    "frontier": Picture(("frontier",), draw_frontier),
     "today": Picture(
         ("attackers-private", "attackers-neo", "attackers-deep", "attackers-480"), draw_frontier
     ),
     "strengths": Picture(("strengths", "strengths-seeds", "ways-healed"), draw_strengths),
-    "steps": Picture(("relearn-strongest",), draw_steps),
     "before-after": Picture(("attackers-neo",), draw_before_after),
     "blocks": Picture(("blocks",), draw_blocks),
 }

@@ -1,4 +1,4 @@
-"""A private fine-tune of a public model that reads the lab's tokens; its cuts; attacks on them.
+"""A private fine-tune of a public model that reads the tokens of a built-in model.
 
 A public model and records come in; a folder comes out, with the fine-tune, the records, and other
 text. What is there from an earlier run is used again.
@@ -7,32 +7,24 @@ text. What is there from an earlier run is used again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
 from benchmarks.asked import check_asked
-from benchmarks.lab.records import Record, draw_records, write_records
+from benchmarks.lab.records import NON_MEMBERS_PER_KIND, Record, draw_records, write_records
 from evals.data import Tokens
 from evals.data.windows import cut_windows
-from evals.jobs.asking import MeasureRequest
-from evals.jobs.evaluating import run_measurement
-from evals.jobs.exporting import ExportRequest, open_export
 from evals.lab import calibration_texts, heldout_texts
 from evals.measure.attacks.tuning import fine_tune
 from evals.run.models import LoadedModel, open_model
 from surgery.output import create_folder
-from surgery.record.report import Report
 
 SEED = 20_260_401
 """Records that no lab model has seen."""
-CUTS = {
-    "lab:pythia": ("0:linear", "4-5:identity", "3:identity"),
-    "lab:gpt-neo": ("0:mean", "4-5:identity", "4:identity"),
-}
-"""Public model → its cuts, BLOCKS:VARIANT."""
+STEPS = 60
 LEARNING_RATE = 1e-3
 HALF = 16
 """The most records in a step, which takes a third of them at most, and as much other text."""
@@ -47,11 +39,15 @@ def draw_unseen(tokenizer: Any) -> list[Record]:
     return draw_records(encode, tokenizer.decode, SEED)
 
 
-def list_cuts(public: str, named: tuple[str, ...]) -> tuple[str, ...]:
-    """Those that are named, else those of a lab model."""
-    if not named and public not in CUTS:
-        raise click.UsageError(f"give a --cut: only {', '.join(CUTS)} have some")
-    return named or CUTS[public]
+def choose_records(
+    drawn: list[Record], tokenizer: Any, each: int = NON_MEMBERS_PER_KIND
+) -> list[Record]:
+    """`each` records of each kind to learn, and 60 that stay unseen, as many of each kind."""
+    learned: list[Record] = []
+    for kind in sorted({record.kind for record in drawn}):
+        some = [record for record in drawn if record.kind == kind and record.member]
+        learned += [replace(record, count=1) for record in some[:each]]
+    return learned + [record for record in drawn if not record.member]
 
 
 def make_private(
@@ -91,30 +87,3 @@ def train_on(loaded: LoadedModel, private: Tokens, steps: int) -> Any:
     every = rows.reshape(-1, private.shape[1])
     (tuned,) = fine_tune(loaded.model, every, steps=(steps,), learning_rate=LEARNING_RATE)
     return tuned
-
-
-def attack_cut(
-    public: str, output: Path, cut: str, attacks: tuple[str, ...], layout: Any, **lengths: int
-) -> Report:
-    """Cuts the fine-tune in `output` (BLOCKS:VARIANT), unless that is done, and attacks it."""
-    spec, _, variant = cut.partition(":")
-    private, folder = output / "private", output / f"{spec}-{variant}-{layout}"
-    if not folder.exists():
-        asked = {"model": str(private), "drop_attn": spec, "variant": variant, "layout": layout}
-        text = (str(output / "text.txt"),) if variant in ("linear", "mean") else ()
-        open_export(ExportRequest.of(**asked, calibration=text, output=folder)).run()
-    found = run_measurement(
-        MeasureRequest.of(
-            command="audit",
-            models=(str(folder),),
-            baseline=str(private),
-            samples=str(output / "records.jsonl"),
-            heldout=(output / "heldout.txt",),
-            attack=attacks,
-            draws=1,
-            sibling=public,
-            device="cpu",
-            **lengths,
-        )
-    )
-    return found.report

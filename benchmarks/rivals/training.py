@@ -1,12 +1,7 @@
-"""Unlearning by training: NPO, and the losses of the ways of `erase` that have no teacher.
+"""Unlearning by training without a teacher: gradient difference and SimNPO.
 
-All train every weight with AdamW, and hold the predictions on other text to those of the base, by
-KL(base || model). They differ in what they do on the passages:
-
-- `gradient_difference_kl`, `simnpo`: as `benchmarks.rivals.penalties` says, at the rate, the
-  weight, and the number of steps that are chosen here.
-- `npo_kl`: the less likely a passage is already, the weaker its gradient (Zhang et al. 2024, arXiv
-  2404.05868, negative preference optimization).
+Both train every weight with AdamW, and hold the predictions on other text to those of the base, by
+KL(base || model). On the passages, they do what `benchmarks.rivals.penalties` says.
 """
 
 from __future__ import annotations
@@ -18,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from benchmarks.rivals.bed import Bed, token_kl
 from benchmarks.rivals.penalties import Penalty, let_go, measure_penalty, raise_loss
@@ -26,8 +20,6 @@ from surgery.training.loop import LARGEST_GRADIENT, LossPart, descend, fall
 from surgery.training.student import cast_weights
 
 LEARNING_RATE = 1e-4
-BETA = 0.1
-"""How soon NPO lets a passage go (the paper's value)."""
 STEPS = 5
 """Training steps between two looks at the passages."""
 
@@ -56,24 +48,6 @@ def penalize(
 
 gradient_difference_kl = partial(penalize, way=raise_loss)
 simnpo = partial(penalize, way=let_go)
-
-
-def npo_kl(
-    model: Any, bed: Bed, *, rate: float = LEARNING_RATE, weight: float = 1.0, beta: float = BETA
-) -> Iterator[None]:
-    reference = cast_weights(model, bed.passes)
-
-    def forget(passages: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            before = bed.suffix_nll(reference, passages)
-        return npo_loss(bed.suffix_nll(model, passages), before, beta).mean()
-
-    return _hold(model, bed, forget, rate, weight)
-
-
-def npo_loss(nll: torch.Tensor, reference_nll: torch.Tensor, beta: float = BETA) -> torch.Tensor:
-    """−(2/β) log σ(−β log(π/π_ref)), from the summed NLL of each passage under both models, [B]."""
-    return -2 / beta * functional.logsigmoid(beta * (nll - reference_nll))
 
 
 def _hold(

@@ -1,1 +1,0 @@
-"""Faults on purpose: commands killed, disks filled, sources taken away midway."""
