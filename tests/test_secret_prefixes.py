@@ -118,7 +118,7 @@ def test_a_prefix_ends_where_the_context_begins(tmp_path) -> None:
 
 @pytest.mark.parametrize("full", [False, True])
 def test_every_measure_of_a_row_is_that_of_the_row_alone(full: bool) -> None:
-    told: dict[str, Any] = {"full": full, "tokenizer": tiny_tokenizer(), "batch_size": 5}
+    told: dict[str, Any] = {"full": full, "batch_size": 5}
     together = extract(MODEL, RAGGED, **told)
     assert together.exact.tolist() == [True] * len(LENGTHS) + [False] * len(LENGTHS)
     for at in range(len(RAGGED)):
