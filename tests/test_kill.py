@@ -31,7 +31,7 @@ def test_a_killed_export_leaves_nothing_or_what_was_there(overwrites: bool, tmp_
     if overwrites:
         subprocess.run(old, check=True)
     started = time.monotonic()
-    subprocess.run([*new[:-1] if overwrites else new, "--dry-run"], check=True)
+    subprocess.run([*(new[:-1] if overwrites else new), "--dry-run"], check=True)
     longest = 3 * (time.monotonic() - started)
     seconds = random.Random(7)
     for _ in range(KILLS):
