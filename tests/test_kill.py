@@ -1,6 +1,6 @@
 """Contract: an export that is killed at any moment leaves no half-written folder under its name.
 
-What was there before stays until its successor is whole, and the next run removes what is left over.
+What was there before stays until its successor is whole, and the next run removes what is left.
 """
 
 from __future__ import annotations
