@@ -16,8 +16,6 @@ from surgery.privacy import expand_home
 
 Decorator = Callable[[Any], Any]
 
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
 
 class Number(click.FloatRange):
     """A finite number within bounds. Every comparison lets NaN pass, so it is refused by name."""

@@ -28,7 +28,6 @@ from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_sh
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.editing.rewriting import check_fitted, list_changes, plan_shards
 from surgery.errors import CheckpointError, ManifestError, OutputError, SourceError
-from surgery.families.wrapped import wrap
 from surgery.fitting.calibration import find_calibration
 from surgery.modeling import MODELING_FILE
 from surgery.output import check_output, create_folder, is_unfinished
@@ -275,8 +274,8 @@ def _make_entry(prepared: Prepared, adapter: Adapter | None) -> tuple[str, bytes
 
 
 def _make_config(checkpoint: Checkpoint, plan: Plan) -> bytes:
-    config = drop_paths(wrap(plan.config, checkpoint.whole))
-    if config == checkpoint.whole:
+    config = drop_paths(dict(plan.config))
+    if config == checkpoint.config:
         return read_bytes(checkpoint.folder / "config.json", CheckpointError)
     return encode_json(config)
 

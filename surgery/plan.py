@@ -143,7 +143,6 @@ def make_plan(
         inventory = take_inventory(config, inventory.infos)
     selection = selected(drop_attn, variant, inventory.dimensions)
     edits = block_edits(selection, inventory.dimensions, scrubbed=scrubbed)
-    _check_attending(edits, inventory)
     _check_not_edited(edits, earlier or {}, inventory)
     where, reason = _choose(layout, inventory, edits.values())
     changes = where.changes([(_block(inventory, index), edit) for index, edit in edits.items()])
@@ -265,20 +264,6 @@ def _choose(layout: str, inventory: Inventory, edits: Iterable[BlockEdit]) -> tu
         return compact, f"the stock layout cannot: {refusal.what}"
     reason = "it holds the edit exactly in the unchanged architecture"
     return chosen, reason if layout == "auto" else "asked for"
-
-
-def _check_attending(edits: Iterable[int], inventory: Inventory) -> None:
-    family, attends = inventory.family, inventory.family.attends
-    if attends is None:
-        return
-    blocks = range(inventory.dimensions.num_blocks)
-    attending = [block for block in blocks if attends(inventory.config, block)]
-    if others := [block for block in edits if block not in attending]:
-        raise UnsupportedError(
-            f"block {others[0]} {family.instead}, which mixes tokens in a way of its own",
-            expected=f"blocks that attend: {','.join(map(str, attending)) or 'there are none'}",
-            fix="name only those; the other blocks can still carry what a model recites",
-        )
 
 
 def _check_not_edited(edits: Mapping[int, BlockEdit], earlier: Heads, inventory: Inventory) -> None:

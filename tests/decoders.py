@@ -56,16 +56,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 _TURNS = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
 _TURNS["layer_types"] = _TURNS["layer_types"][:BLOCKS]
 _EXPERTS = {"moe_intermediate_size": 32, "num_experts_per_tok": 2, "head_dim": SIZE}
-_LINEAR = {
-    "attn_output_gate": True, "layer_types": ["full_attention"] * BLOCKS,
-    "full_attention_interval": 4, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 16,
-    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_value_head_dim": 16,
-    "mamba_ssm_dtype": "float32", "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False,
-    "rope_parameters": {
-        "mrope_interleaved": True, "mrope_section": [3, 3, 2], "partial_rotary_factor": 0.25,
-        "rope_theta": 1e7, "rope_type": "default",
-    },
-}  # fmt: skip
 MORE: dict[str, dict[str, Any]] = {
     "qwen3_moe": {
         "rms_norm_eps": 1e-6, "rope_theta": 1e6, "num_experts": 4, "mlp_only_layers": [2],
@@ -119,46 +109,17 @@ MORE: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1, "partial_rotary_factor": 0.5, "num_nextn_predict_layers": 0,
         **_EXPERTS,
     },
-    "deepseek_v3": {
-        "rms_norm_eps": 1e-6, "num_key_value_heads": HEADS, "q_lora_rank": 48, "kv_lora_rank": 32,
-        "qk_nope_head_dim": 32, "qk_rope_head_dim": 64, "v_head_dim": SIZE, "attention_bias": False,
-        "first_k_dense_replace": 1, "moe_intermediate_size": 32, "n_routed_experts": 4,
-        "n_shared_experts": 1, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2,
-        "norm_topk_prob": True, "routed_scaling_factor": 2.5, "num_nextn_predict_layers": 1,
-        "rope_theta": 10_000, "rope_scaling": {
-            "type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0,
-            "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096,
-        },
-    },
-    "qwen3_5_text": {"rms_norm_eps": 1e-6, "head_dim": SIZE, **_LINEAR},
-    "qwen3_5_moe_text": {
-        "rms_norm_eps": 1e-6, "num_experts": 4, "shared_expert_intermediate_size": 32, **_LINEAR,
-        **_EXPERTS,
-    },
 }  # fmt: skip
 FEW = ("llama", "qwen3", "olmo2", "phi", "mistral")
 """Those that differ most: norms of queries and keys, norms after attention, parallel blocks with
 biases, and a class without them."""
 MIXED = ("mistral", "gemma2")  # of which stock cannot make a token attend to itself alone
-STOCK_ONLY = ("qwen3_5_text", "qwen3_5_moe_text", "deepseek_v3")  # without a compact layout
-LATENT = ("deepseek_v3",)  # all heads share what queries, keys, and values are made of
 BY_TYPE: dict[str, Family] = {family.model_type: family for family in FAMILIES}
 
 
-def groups_of(kind: str) -> int:
-    """How many heads of keys and values its tiny model has."""
-    return HEADS if kind in LATENT else GROUPS
-
-
-def find_value(attention: Any) -> Any:
-    """The projection that makes values: of x, or of a latent."""
-    return attention.kv_b_proj if hasattr(attention, "kv_b_proj") else attention.v_proj
-
-
-def split_values(attention: Any, made: torch.Tensor, length: int) -> torch.Tensor:
-    """What that projection makes → values [B, length, G, h] of the last tokens."""
-    size = getattr(attention, "qk_nope_head_dim", 0) + SIZE  # some keys stand before values
-    return made.reshape(len(made), -1, made.shape[-1] // size, size)[:, -length:, :, -SIZE:]
+def split_values(made: torch.Tensor, length: int) -> torch.Tensor:
+    """What the projection of values makes → values [B, length, G, h] of the last tokens."""
+    return made.reshape(len(made), -1, made.shape[-1] // SIZE, SIZE)[:, -length:]
 
 
 def few_first(kinds: Iterable[str]) -> list[Any]:

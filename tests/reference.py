@@ -25,7 +25,7 @@ from evals.choose.sweep.report import SweepResult
 from surgery.checkpoint.inventory import Inventory, list_needed, make_inventory
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import UnsupportedError
-from surgery.families import FAMILIES, WRAPPED, config_saved_as, family_of
+from surgery.families import FAMILIES, config_saved_as, family_of
 from surgery.layouts import Block
 from surgery.layouts.stock_limits import storage_of
 from surgery.plan import make_plan
@@ -115,11 +115,9 @@ def make_rows() -> Iterator[tuple[str, str, tuple[str, ...]]]:
         for other in family_of({"model_type": kind}).saved_as:
             config = config_saved_as(tiny_config(kind), other)
             yield "stock", f"`{kind}`, saved as `{other}`", make_cells(config, "stock")
-    for compact in (False, True):
-        some = [kind for kind in kinds if family_of({"model_type": kind}).compact == compact]
-        made = (make_cells(tiny_config(kind), "compact") for kind in some)
-        (cells,) = {tuple(cell or "no" for cell in cells) for cells in made}
-        yield "compact", "all others" if compact else ", ".join(f"`{k}`" for k in some), cells
+    made = (make_cells(tiny_config(kind), "compact") for kind in kinds)
+    (cells,) = {tuple(cell or "no" for cell in cells) for cells in made}
+    yield "compact", "all", cells
 
 
 def make_holding() -> str:
@@ -134,11 +132,7 @@ def make_holding() -> str:
 
 def make_types() -> str:
     """Every type of model, and what people call it."""
-    around = {wrapped.text: f" and `{kind}`" for kind, wrapped in WRAPPED.items()}
-    named = [
-        f"`{family.model_type}`{around.get(family.model_type, '')} ({family.title})"
-        for family in FAMILIES
-    ]
+    named = [f"`{family.model_type}` ({family.title})" for family in FAMILIES]
     return ", ".join(named) + ".\n"
 
 

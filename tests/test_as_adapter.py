@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT, Outcome, attn_surgery, run_card, snapshot
 from decoders import write_decoder
@@ -30,7 +29,6 @@ from hub_commands import TOKEN, error, session
 from hub_uploads import UploadHub
 from reciting import recited_rows, write_rows
 from safetensors.torch import load_file, save_file
-from test_wrapped import CONFIGS as WRAPPED
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -186,17 +184,14 @@ def test_it_stands_beside_every_layer_and_all_experts(
         assert not [one for one in (work.folder, ROOT) if str(one).encode() in written], path
 
 
-@pytest.mark.parametrize("kind", ["qwen3_moe", "qwen3_5_moe_text", "deepseek_v3"])
-def test_no_adapter_is_idle(tmp_path: Path, kind: str) -> None:
-    """Each moves what the model says: also of dense layers and experts that all tokens share, which
-    peft takes for the others by their names, and beside a convolution, which has none."""
-    linear = {"layer_types": ["linear_attention", "full_attention", "full_attention"]}
-    write_decoder(tmp_path / "model", kind, **(linear if "5" in kind else {}))
+def test_no_adapter_is_idle(tmp_path: Path) -> None:
+    """Each moves what the model says."""
+    write_decoder(tmp_path / "model", "qwen3_moe")
     base = load_model(tmp_path / "model")
     student, ids = make_student(base, rank=2), torch.arange(24)[None]
     adapter = student.take_adapter()
     shared = [name for name in adapter.parameters if name.endswith("up_proj.weight")]
-    assert len(shared) == {"qwen3_moe": 1, "qwen3_5_moe_text": 3, "deepseek_v3": 3}[kind]
+    assert len(shared) == 1
     assert len(adapter.tensors) == 2 * len({*adapter.modules, *adapter.parameters})
     grown = [one for name, one in student.model.named_parameters() if "lora_B" in name]
     assert len(grown) == len(adapter.tensors) / 2
@@ -473,20 +468,9 @@ def test_commands_that_take_a_model_say_what_it_is(work: Work, tmp_path: Path) -
 
 
 def test_what_cannot_be_an_adapter_is_one_line(work: Work, tmp_path: Path) -> None:
-    out = tmp_path / "out"
     for command in ("export", "mitigate"):
         other = attn_surgery(command, work.model, "--as-adapter")
         assert (other.code, "No such option" in other.stderr) == (2, True)
-    config = transformers.CONFIG_MAPPING["gemma3"](**WRAPPED["gemma3"])
-    images = transformers.AutoModelForImageTextToText.from_config(config)
-    images.save_pretrained(tmp_path / "images")
-    given = ("--samples", work.folder / "samples.jsonl", *LENGTHS)
-    text = ("--text", work.folder / "text.txt", "--output", out, "--drop-attn", "0")
-    attn_surgery("erase", tmp_path / "images", *given, *text, "--as-adapter").assert_error(
-        "is a decoder within a larger model, on which an adapter for it would not load",
-        "erase it without --as-adapter",
-    )
-    assert not out.exists()
 
 
 def test_what_an_earlier_edit_set_stays(work: Work, tmp_path: Path) -> None:

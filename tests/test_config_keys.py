@@ -77,19 +77,8 @@ HUB = {  # beside those of `checkpoints`: gpt-neox-20b, gpt-neo-1.3B, and what f
     "ernie4_5": "compression_ratio rope_scaling use_bias",
     "gpt_oss": """experts_per_token initial_context_length output_router_logits
         router_aux_loss_coef rope_scaling swiglu_limit""",
-    **dict.fromkeys(
-        ("qwen3_5_text", "qwen3_5_moe_text"),
-        """attn_output_gate full_attention_interval layer_types linear_conv_kernel_dim
-        linear_key_head_dim linear_num_key_heads linear_num_value_heads linear_value_head_dim
-        mamba_ssm_dtype mlp_only_layers mtp_num_hidden_layers mtp_use_dedicated_embeddings
-        partial_rotary_factor rope_parameters""",
-    ),
     "glm4_moe": """first_k_dense_replace n_group n_shared_experts norm_topk_prob
         num_nextn_predict_layers routed_scaling_factor topk_group""",
-    "deepseek_v3": """ep_size first_k_dense_replace kv_lora_rank moe_layer_freq n_group
-        n_routed_experts n_shared_experts norm_topk_prob num_nextn_predict_layers q_lora_rank
-        qk_nope_head_dim qk_rope_head_dim routed_scaling_factor scoring_func seq_aux topk_group
-        topk_method v_head_dim""",
 }
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 

@@ -30,8 +30,6 @@ from decoders import (
     SIZE,
     config_of,
     few_first,
-    find_value,
-    groups_of,
     split_values,
     write_decoder,
 )
@@ -90,14 +88,10 @@ def put_in_place(
 ) -> None:
     """Replaces context vectors in the library's own model, by hooks."""
     heads = HEADS
-    groups = max(groups, groups_of(model.config.model_type))
     for part in parse_selection(spec, variant, BLOCKS, heads, groups):
         module = model.model.layers[part.block].self_attn
-        value, out = find_value(module), output_of(module)
+        value, out = module.v_proj, output_of(module)
         seen: list[torch.Tensor] = []
-        gates: list[torch.Tensor] = []
-        if BY_TYPE[model.config.model_type].gated:
-            module.q_proj.register_forward_hook(lambda m, a, o, gates=gates: gates.append(o))
         value.register_forward_hook(lambda m, a, o, seen=seen: seen.extend((a[0], o)))
 
         def replaced(
@@ -105,8 +99,6 @@ def put_in_place(
             args: Any,
             part: EditedHeads = part,
             seen: Any = seen,
-            gates: Any = gates,
-            attention: Any = module,
         ) -> tuple[torch.Tensor]:
             v, x = seen.pop(), seen.pop()
             z = args[0].view(*args[0].shape[:2], heads, -1).clone()
@@ -115,12 +107,7 @@ def put_in_place(
                 v = functional.linear(
                     x, *map(torch.cat, zip(*mapped_groups(fit, each), strict=True))
                 )
-            of_groups = split_values(attention, v, z.shape[1])
-            if gates and variant == "identity":  # what a head returns goes through its gate
-                gate = gates.pop().view(*x.shape[:2], heads, 2, -1)[:, :, :, 1].sigmoid()
-                own = of_groups.repeat_interleave(heads // groups, 2) * gate
-                z[:, :, list(part.heads)] = own[:, :, list(part.heads)]
-                return (z.view_as(args[0]),)
+            of_groups = split_values(v, z.shape[1])
             for head in part.heads:
                 if variant == "identity" or (variant == "linear" and shared):
                     z[:, :, head] = of_groups[:, :, head // each]
@@ -178,8 +165,6 @@ TABLE = read_table()
 def expected(kind: str, variant: str, grain: str, layout: str) -> str | None:
     """Why a cell is refused, in part; None for one that is held."""
     family = BY_TYPE[kind]
-    if layout == "compact" and kind in decoders.STOCK_ONLY:
-        return "has no compact layout"
     if layout == "compact":
         return None if grain == "block" else "still attend"
     if variant == "zero":
@@ -194,9 +179,6 @@ def expected(kind: str, variant: str, grain: str, layout: str) -> str | None:
         if grain == "group":
             return "no output bias" if family.qk_norm is not None else None
         return "name the whole group, 1.g1"
-    if kind in decoders.LATENT:
-        shared = "share what queries and keys are made of"
-        return shared if grain != "block" else "hold a map" if variant == "linear" else None
     if grain == "head" and family.qk_norm is None:
         return "name the whole group, 1.g1"
     if grain != "block" and family.qk_norm is not None:
@@ -285,7 +267,7 @@ def test_a_stock_export_equals_the_reference(
     assert torch.equal(logits(edited, made[0]), logits(reference, made[0]))
 
 
-@pytest.mark.parametrize("kind", few_first(k for k in HELD if k not in decoders.LATENT))
+@pytest.mark.parametrize("kind", few_first(HELD))
 def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, kind: str) -> None:
     """Keys of edited blocks are constants, added biases -0.0; one key of config.json changes."""
     source, out, family = sources[kind], tmp_path / "out", BY_TYPE[kind]
@@ -296,12 +278,6 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
     assert all(name.startswith("model.layers.1.self_attn.") for name in rewritten)
     for name in ("q_proj", "k_proj"):
         parts = [after[f"model.layers.1.self_attn.{name}.{what}"] for what in ("weight", "bias")]
-        if family.gated and name == "q_proj":  # gates stand beside queries
-            old = before[f"model.layers.1.self_attn.{name}.weight"].unflatten(0, (HEADS, 2, SIZE))
-            parts = [part.unflatten(0, (HEADS, 2, SIZE)) for part in parts]
-            assert torch.equal(parts[0][:, 1], old[:, 1])
-            assert not parts[1][:, 1].any()
-            parts = [part[:, 0] for part in parts]
         assert not parts[0].any()
         assert len(parts[1].unique()) == 2
     added = set(after) - set(before)
@@ -337,9 +313,7 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
     assert verification.ok, verification.verdict
 
 
-@pytest.mark.parametrize(
-    "kind", few_first([kind for kind in HELD if kind not in decoders.STOCK_ONLY])
-)
+@pytest.mark.parametrize("kind", few_first(HELD))
 def test_a_compact_edit_drops_biases_that_a_stock_one_added(
     sources: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
@@ -368,7 +342,6 @@ COMPACT = [
         else pytest.mark.slow,
     )
     for kind in (*KINDS, *decoders.MORE)
-    if kind not in decoders.STOCK_ONLY
     for variant in VARIANTS
 ]
 
@@ -591,19 +564,11 @@ def test_groups_are_read_and_named() -> None:
             parse_selection(spec, "zero", 3, 9, 3)
 
 
-@pytest.mark.parametrize("kind", records.WRAPPED)
-def test_a_wrapped_type_names_its_decoder(kind: str) -> None:
-    decoder = records.WRAPPED[kind].text
-    assert decoder in BY_TYPE
-    with pytest.raises(UnsupportedError, match=f"only its decoder, {decoder}, is edited"):
-        records.family_of({"model_type": kind})
-
-
 def test_unknown_architectures_are_refused_with_what_is_near() -> None:
     with pytest.raises(UnsupportedError, match=r"model_type olmo4; .*; near is olmo, olmo2, but"):
         records.family_of({"model_type": "olmo4"})
     with pytest.raises(
-        UnsupportedError, match=r"deepseek_v3; no record says where its tensors are \(docs/families"
+        UnsupportedError, match=r"gpt_oss; no record says where its tensors are \(docs/families"
     ):
         records.family_of({"model_type": "xyz"})
 

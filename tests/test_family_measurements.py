@@ -22,12 +22,9 @@ from decoders import (
     CONFIGS,
     GROUPS,
     HEADS,
-    LATENT,
     MORE,
     SIZE,
     few_first,
-    find_value,
-    groups_of,
     split_values,
     write_decoder,
 )
@@ -82,7 +79,7 @@ def modules_of(model: Any, block: int) -> tuple[Any, Any]:
     """The projections that read x and z."""
     attention = model.model.layers[block].self_attn
     output = attention.o_proj if hasattr(attention, "o_proj") else attention.dense
-    return find_value(attention), output
+    return attention.v_proj, output
 
 
 @torch.inference_mode()
@@ -149,12 +146,10 @@ def test_context_vectors_are_fitted(model: Any) -> None:
             model(torch.from_numpy(rows.astype(np.int64)))
     hook.remove()
     d = model.config.hidden_size
-    latent = model.config.model_type in LATENT  # whose values hold no map
-    fit = fitter.fit([EditedHeads(1, tuple(range(HEADS)), "mean" if latent else "linear")])[1]
-    if not latent:
-        assert fit.weight is not None
-        assert fit.weight.shape == (HEADS, SIZE, d)
-        assert fit.r2 is not None
+    fit = fitter.fit([EditedHeads(1, tuple(range(HEADS)), "linear")])[1]
+    assert fit.weight is not None
+    assert fit.weight.shape == (HEADS, SIZE, d)
+    assert fit.r2 is not None
     mean = torch.cat(seen).flatten(0, 1).mean(0).view(HEADS, SIZE)
     np.testing.assert_allclose(fit.mean, mean, atol=1e-4)
 
@@ -172,7 +167,7 @@ def blended(
     what it gives is blended instead.
     """
     value, output = modules_of(model, part.block)
-    fit, each = fits[part.block], HEADS // groups_of(model.config.model_type)
+    fit, each = fits[part.block], HEADS // GROUPS
     after = family_of(model.config.to_dict()).norm_after
     if after is not None:
         blend_after, share = share, torch.ones(())
@@ -182,14 +177,7 @@ def blended(
     def alone(x: torch.Tensor, head: int) -> torch.Tensor:
         group = head // each
         if part.variant == "identity":
-            attention = model.model.layers[part.block].self_attn
-            values = split_values(attention, value(x), x.shape[-2])[:, :, group]
-            if family_of(model.config.to_dict()).gated:
-                values = (
-                    values
-                    * attention.q_proj(x).unflatten(-1, (HEADS, 2, SIZE))[..., head, 1, :].sigmoid()
-                )
-            return values
+            return split_values(value(x), x.shape[-2])[:, :, group]
         if part.variant == "zero":
             return x.new_zeros(SIZE)
         if part.variant == "mean":
@@ -237,7 +225,7 @@ def test_estimates_are_derivatives_along_the_edit(model: Any) -> None:
     fits = random_fits(range(BLOCKS), HEADS, model.config.hidden_size, SIZE)
     editable = Editable(model)
     every, _ = keep_possible(
-        list_units(BLOCKS, HEADS, "mixed", tuple(VARIANTS), groups_of(model.config.model_type)),
+        list_units(BLOCKS, HEADS, "mixed", tuple(VARIANTS), GROUPS),
         HEADS,
         editable.find_refusal,
     )

@@ -20,7 +20,6 @@ import torch
 from accelerate import disk_offload
 from checkpoints import neo_config, neox_config, write_checkpoint
 from command_line import attn_surgery
-from decoders import write_decoder
 from fits import random_fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -535,12 +534,3 @@ def test_r2_is_never_above_one(factor: float) -> None:
     found = fit_rows(x, z, np.arange(500) < 400)
     assert found.r2 is not None
     assert 1 - 1e-9 < found.r2 <= 1
-
-
-def test_latent_attention_is_fitted_for_what_it_offers(tmp_path: Path) -> None:
-    """No map fits it: a search asks for all variants, of which `linear` is one."""
-    model = load_model(write_decoder(tmp_path / "latent", "deepseek_v3"))
-    windows = np.random.default_rng(0).integers(5, 60, (8, 16)).astype(np.int32)
-    fits = Fitter(model, Calibration(windows, (), False)).fit_alone(range(2), VARIANTS)
-    assert list(fits) == [0, 1]
-    assert all(fit.mean is not None and fit.weight is None for fit in fits.values())

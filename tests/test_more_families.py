@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoders import BY_TYPE, HEADS, LATENT, MIXED, MORE, write_decoder
-from fits import export_with_any, load_aligned
+from decoders import BY_TYPE, HEADS, MIXED, MORE, write_decoder
+from fits import load_aligned
 from forging import assert_refused, edit_json, edit_weights, seal
 from safetensors.torch import load_file, save_file
 from test_families import IDS, logits, put_in_place
@@ -25,11 +25,8 @@ import surgery
 from evals.measure.attacks.revive import wake
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
-from surgery.editing.preparing import prepare
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import family_of
-from surgery.families.rotary import rotary_positions
-from surgery.layouts.one_hot import frequencies
 from surgery.selection import EditedHeads
 from surgery.training.weights import take_weights
 
@@ -89,10 +86,6 @@ def test_identity_is_exact_over_2048_tokens(
         ("gpt_oss", "sinks", slice(0, 1)),  # of another weight on all tokens
         ("gemma3_text", "q_norm.weight", slice(60, 64)),  # a gain that is not zero
         ("glm4", "k_proj.bias", slice(1, 2)),  # the pairs are adjacent, so it holds no constant
-        ("deepseek_v3", "q_a_proj.bias", slice(47, 48)),  # of the latent: the norm would see it
-        ("deepseek_v3", "q_b_proj.weight", slice(0, 1)),  # a dimension without positions
-        ("deepseek_v3", "kv_a_proj_with_mqa.weight", slice(32, 33)),  # a rotated key
-        ("deepseek_v3", "kv_b_proj.weight", slice(0, 32)),  # keys, which nothing reads
     ],
 )
 def test_forged_constants_are_refused(tmp_path: Path, kind: str, name: str, rows: slice) -> None:
@@ -103,7 +96,7 @@ def test_forged_constants_are_refused(tmp_path: Path, kind: str, name: str, rows
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["q_proj.weight", "k_proj.bias"])
-@pytest.mark.parametrize("kind", [kind for kind in ALONE if kind not in LATENT])
+@pytest.mark.parametrize("kind", ALONE)
 def test_no_family_takes_a_forged_constant(tmp_path: Path, kind: str, name: str) -> None:
     source, out = pair(tmp_path, kind, "1")
     edit_weights(out, lambda tensors: tensors[ATTENTION + name][:1].add_(1))
@@ -185,7 +178,6 @@ def test_entries_that_make_no_sense(tmp_path: Path, value: Any) -> None:
         ("qwen3_moe", {"decoder_sparse_step": "1"}, "'decoder_sparse_step' is not a whole number"),
         ("qwen3_moe", {"mlp_only_layers": 5}, "'mlp_only_layers' is not a list of blocks"),
         ("glm4_moe", {"first_k_dense_replace": "1"}, "'first_k_dense_replace' is not a whole"),
-        ("deepseek_v3", {"first_k_dense_replace": "1"}, "'first_k_dense_replace' is not a whole"),
         ("olmo", {"clip_qkv": "8.0"}, "'clip_qkv' is not a number above 0"),
         ("olmo", {"clip_qkv": [8.0]}, "'clip_qkv' is not a number above 0"),
         ("granite", {"attention_multiplier": 1e-200}, "'attention_multiplier' makes no sense"),
@@ -200,7 +192,7 @@ def test_values_of_another_type_are_one_line(
         surgery.export(source, "1", output=tmp_path / "out", layout="stock")
 
 
-@pytest.mark.parametrize("kind", ["glm4_moe", "deepseek_v3"])
+@pytest.mark.parametrize("kind", ["glm4_moe"])
 def test_a_block_after_the_last_goes_along_and_is_not_loaded(tmp_path: Path, kind: str) -> None:
     """Published checkpoints hold one that predicts several tokens at once."""
     source = write_decoder(tmp_path / "source", kind)
@@ -252,7 +244,7 @@ def test_an_adapter_beside_the_weights_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("kind", "block"), [("gemma3_text", 1), ("qwen3_5_text", 1), ("qwen3", 1)])
+@pytest.mark.parametrize(("kind", "block"), [("gemma3_text", 1), ("qwen3", 1)])
 def test_gains_of_a_woken_block_are_1(tmp_path: Path, kind: str, block: int) -> None:
     """As the library applies them: some families store what is added to 1."""
     _, out = pair(tmp_path, kind, str(block))
@@ -301,82 +293,6 @@ def test_heads_that_normalize_only_sometimes(tmp_path: Path) -> None:
     source, out = pair(tmp_path, "glm4_moe", "1.g1", use_qk_norm=False)
     assert surgery.verify(out, source=source).ok
     assert BY_TYPE["glm4_moe"].qk_norm == "head"
-
-
-def test_latents_hold_constants(tmp_path: Path) -> None:
-    """Of what all heads of DeepSeek-V3 share; values, and what they are made of, stay."""
-    source, out = pair(tmp_path, "deepseek_v3", "1")
-    before, after = (load_file(path / "model.safetensors") for path in (source, out))
-    assert json.loads((out / "config.json").read_text())["attention_bias"] is True
-    latent = [after[f"{ATTENTION}q_a_{name}"] for name in ("proj.weight", "proj.bias")]
-    assert not latent[0].any()
-    assert latent[1].eq(1).all()
-    gain, queries = after[ATTENTION + "q_a_layernorm.weight"], after[ATTENTION + "q_b_proj.weight"]
-    assert gain.tolist() == [1.0] + 47 * [0.0]
-    assert not queries[:, 1:].any()
-    constant = after[ATTENTION + "kv_a_proj_with_mqa.bias"][32:]
-    for head in queries[:, 0].unflatten(0, (HEADS, 96)):
-        assert not head[:32].any()
-        assert torch.equal(head[32:], constant)
-    assert len(constant.unique()) == 2
-    for name, kept in (("kv_a_proj_with_mqa", slice(32)), ("kv_a_layernorm", slice(None))):
-        name = f"{ATTENTION}{name}.weight"
-        assert torch.equal(after[name][kept], before[name][kept])
-    made = [t[ATTENTION + "kv_b_proj.weight"].unflatten(0, (HEADS, 96)) for t in (before, after)]
-    assert torch.equal(made[0][:, 32:], made[1][:, 32:])
-    assert not made[1][:, :32].any()
-    for name in set(after) - set(before):
-        if name.split(".")[2] != "1":
-            assert (after[name] == 0).all()
-            assert after[name].signbit().all()
-
-
-def test_latents_of_an_idle_block_are_gone(tmp_path: Path) -> None:
-    """Nothing of attention is left but the output bias, where `mean` puts its constant."""
-    source = write_decoder(tmp_path / "source", "deepseek_v3", attention_bias=True)
-    for variant, left in (("zero", set()), ("mean", {"o_proj.bias"})):
-        out = export_with_any(source, "1", tmp_path / variant, variant=variant).output
-        held = load_file(out / "model.safetensors")
-        names = {name for name in held if name.startswith(ATTENTION) and held[name].any()}
-        assert names == {ATTENTION + name for name in left}
-        verification = surgery.verify(out, source=source)
-        assert verification.ok, verification.verdict
-    again = surgery.export(tmp_path / "zero", "0", output=tmp_path / "again").output
-    assert surgery.verify(again, source=tmp_path / "zero").ok
-    assert surgery.verify(again).ok
-
-
-def test_queries_without_a_latent_are_refused(tmp_path: Path) -> None:
-    source = write_decoder(tmp_path / "source", "deepseek_v3", q_lora_rank=None)
-    with pytest.raises(UnsupportedError, match="cannot be edited: its queries are made without"):
-        surgery.export(source, "1", output=tmp_path / "out")
-
-
-def test_scores_that_grow_with_the_context(tmp_path: Path) -> None:
-    """The published DeepSeek-V3: 163,840 positions, and scores times mscale squared."""
-    source = write_decoder(tmp_path / "source", "deepseek_v3", max_position_embeddings=163_840)
-    one_hot = prepare(source, "1", layout="stock").plan.one_hot
-    assert one_hot is not None
-    assert one_hot.num_offsets == 163_839
-    assert one_hot.gap > one_hot.required
-    rotary = BY_TYPE["deepseek_v3"].rotary
-    assert rotary is not None
-    config = load_model(source).config.to_dict()
-    positions = rotary_positions(config, rotary, 64)
-    theta, growth = frequencies(positions, rotary)
-    model = load_model(source)
-    attention = model.model.layers[0].self_attn
-    assert attention.scaling == pytest.approx(growth**2 / 96**0.5)
-    np.testing.assert_allclose(model.model.rotary_emb.inv_freq, theta, rtol=1e-6)
-
-
-def test_a_latent_that_slept_is_woken(tmp_path: Path) -> None:
-    """`revive` leaves no constant that would keep attention one-hot."""
-    _, out = pair(tmp_path, "deepseek_v3", "1")
-    woken = dict(wake(load_model(out), (1,)).model.named_parameters())
-    assert woken[ATTENTION + "q_b_proj.weight"].abs().max() < 1
-    assert woken[ATTENTION + "q_a_layernorm.weight"].eq(1).all()
-    assert woken[ATTENTION + "kv_a_proj_with_mqa.bias"].abs().max() < 1
 
 
 def test_capped_scores_hold_what_needs_no_lead(tmp_path: Path) -> None:

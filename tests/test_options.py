@@ -161,7 +161,6 @@ def test_old_names_are_taken_and_not_shown(run: Callable[..., Any], tmp_path: Pa
         ("--form c", "'c' is not one of 'a', 'b'"),
         ("--most t", "'t' is not T=X; write for example 't=1'"),
         ("--most t=-1", "is not a number from 0 on"),
-        ("--as 5XB", "is not a size"),
         ("--hidden 1", "No such option"),
         ("--color red", "No such option"),
     ],

@@ -13,21 +13,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from command_line import attn_surgery
 from decoders import write_decoder
-from fits import load_aligned
 from forging import assert_fails, edit_json, edit_weights
 from safetensors.torch import load_file, save_file
-from test_families import logits, put_in_place
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from surgery.checkpoint.configuration import spares_attention
 from surgery.checkpoint.source import open_checkpoint
-from surgery.editing.in_memory import Editable
 from surgery.editing.loading import _check_loaded, load_model
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import family_of
@@ -81,11 +77,8 @@ def test_experts_are_copied_as_bytes(source: Path, tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in experts)
     written = json.loads((out / "config.json").read_text())
     assert written["quantization_config"] == MXFP4
-    edited, reference = load_aligned(out), load_aligned(source)
-    put_in_place(reference, "0,2", "identity", shared=True, fits={})
-    ids = torch.randint(128, (1, 40), generator=torch.Generator().manual_seed(2))
-    assert torch.equal(logits(edited, ids), logits(reference, ids))
-    assert not torch.equal(logits(edited, ids), logits(load_model(source), ids))
+    with pytest.raises(UnsupportedError, match="quantized by mxfp4, and only models with plain"):
+        load_model(out)
     for given in (None, source):
         verification = surgery.verify(out, source=given)
         assert verification.ok, verification.verdict
@@ -102,15 +95,6 @@ def test_a_quantized_cache_is_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=f"config.json: {text}.*unquantized model, and"):
         surgery.export(source, "1", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_loaded_model_is_edited(source: Path) -> None:
-    model = load_model(source)
-    before = logits(model)
-    with surgery.short_circuit(model, "1"):
-        assert not torch.equal(logits(model), before)
-    assert torch.equal(logits(model), before)
-    assert Editable(model).plan("1").layout.NAME == "stock"
 
 
 def test_only_stock_and_no_training(source: Path, tmp_path: Path) -> None:
@@ -146,10 +130,6 @@ def test_only_stock_and_no_training(source: Path, tmp_path: Path) -> None:
         ({"quant_method": "modelopt", "ignore": ["model.layers.*.self_attn*"]}, True),
         ({"quant_method": "modelopt", "ignore": ["self_attn"], "kv_cache_scheme": None}, True),
         ({"quant_method": "modelopt", "ignore": ["self_attn"], "kv_cache_scheme": SCHEME}, False),
-        (
-            {"quant_method": "fp8", "ignored_layers": ["model.language_model.layers.*.self_attn*"]},
-            True,
-        ),  # around a decoder that also reads images
         ("gptq", False),
     ],
 )
@@ -183,32 +163,6 @@ def test_quantized_attention_is_refused(tmp_path: Path) -> None:
         surgery.export(source, "1", output=tmp_path / "out")
 
 
-def test_eight_bits_of_an_mlp_are_copied(tmp_path: Path) -> None:
-    """FP8 with scales in float32, as published."""
-    source = write_decoder(tmp_path / "source", "llama")
-    method = {"quant_method": "fp8", "modules_to_not_convert": ["self_attn", "lm_head"]}
-    edit_json(source / "config.json", lambda config: config.update(quantization_config=method))
-    tensors = load_file(source / WEIGHTS)
-    for name in [name for name in tensors if ".mlp." in name]:
-        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
-        tensors[f"{name}_scale_inv"] = torch.ones(1, 1)
-    save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
-    inventory = surgery.hub.finding.find_model(source).inventory
-    assert inventory.dtype == "F32"
-    done = surgery.export(source, "1", output=tmp_path / "out")
-    after = load_file(done.output / WEIGHTS)
-    name = "model.layers.1.mlp.up_proj.weight"
-    assert np.array_equal(
-        after[name].view(torch.uint8).numpy(), tensors[name].view(torch.uint8).numpy()
-    )
-    for given in (None, source):
-        verification = surgery.verify(done.output, source=given)
-        assert verification.ok, verification.verdict
-        assert not any(claim.name == "loads" for claim in verification.claims)
-    numbers = sum(one.numel() for name, one in tensors.items() if not name.endswith("_inv"))
-    assert surgery.inspect(source).parameters == numbers
-
-
 def test_experts_packed_under_names_of_their_own_are_copied(tmp_path: Path) -> None:
     """Whoever lacks the package that expands them gets all checks but those that run the model."""
     source = write_decoder(tmp_path / "source", "qwen3_moe")
@@ -229,7 +183,7 @@ def test_experts_packed_under_names_of_their_own_are_copied(tmp_path: Path) -> N
     verification = surgery.verify(done.output, source=source)
     assert verification.ok, verification.verdict
     (loads,) = (claim for claim in verification.claims if claim.name == "loads")
-    assert "weights quantized by compressed-tensors could not be loaded here" in loads.detail
+    assert "weights quantized by compressed-tensors are not loaded here" in loads.detail
     assert surgery.inspect(done.output).parameters is None
     told = attn_surgery("inspect", done.output).stdout
     assert "packed parameters, F32" in told

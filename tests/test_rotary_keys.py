@@ -20,7 +20,7 @@ from forging import edit_json, seal
 
 import surgery
 from surgery.checkpoint.configuration import check_config
-from surgery.errors import CheckpointError, UnsupportedError
+from surgery.errors import CheckpointError
 from surgery.families import family_of
 from surgery.families.rotary import rotary_positions, spell_both
 
@@ -136,11 +136,6 @@ REFUSED: list[tuple[str, Change, str]] = [
     ("olmo3", {"rope_theta": ..., "rope_scaling": {**YARN, "rope_theta": 1e6}}, ONE),
     ("glm4", {"partial_rotary_factor": None}, NO_NUMBER.format("share", "0 to 1")),
     ("glm4_moe", {"partial_rotary_factor": None}, NO_NUMBER.format("share", "0 to 1")),
-    (
-        "qwen3_5_text",
-        {"rope_parameters": ..., "partial_rotary_factor": None},
-        NO_NUMBER.format("share", "0 to 1"),
-    ),
     ("llama", {"rope_theta": None}, NO_NUMBER.format("base", "1 to 1e+30")),
 ]
 
@@ -160,18 +155,6 @@ def test_what_is_read_otherwise_is_refused(
         surgery.export(source, "2", variant="zero", output=tmp_path / "out")
     assert str(refused.value).startswith(f"config.json: {text}")
     assert not (tmp_path / "out").exists()
-
-
-def test_null_is_not_the_order_of_pairs_that_is_known(tmp_path: Path) -> None:
-    """For the library it is false, and a key that is missing is true."""
-    source = write_decoder(tmp_path / "source", "deepseek_v3")
-    edit_json(source / "config.json", lambda config: config.update(rope_interleave=None))
-    text = r"DeepSeek-V3 with 'rope_interleave' cannot be edited \(expected True, got null\)"
-    with pytest.raises(UnsupportedError, match=text):
-        surgery.export(source, "1", variant="zero", output=tmp_path / "out")
-    edit_json(source / "config.json", lambda config: config.update(pretraining_tp=None))
-    edit_json(source / "config.json", lambda config: config.pop("rope_interleave"))
-    surgery.export(source, "1", variant="zero", output=tmp_path / "out")
 
 
 @pytest.mark.parametrize("key", ["rope_theta", "rope_scaling"])

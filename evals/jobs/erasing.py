@@ -184,7 +184,6 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
     """
     from surgery.editing.preparing import list_variants, prepare
     from surgery.plan import check_erasable
-    from surgery.training.erasing import check_adaptable
     from surgery.training.training import RANK, Schedule
     from surgery.training.ways.cut import ByCut
     from surgery.training.ways.model import ByModel
@@ -202,8 +201,6 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
         check_default=lambda _: Output(folders).check(default),
     )
     check_erasable(prepared.model.inventory)
-    if request.as_adapter:
-        check_adaptable(prepared.checkpoint)
     by = request.by or CUT
     way: Way | None = None if by == CUT else open_way(by, prepared.model)
     rank = training.adapters or (RANK if request.run.device == "all" else None)

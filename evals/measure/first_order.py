@@ -253,7 +253,7 @@ def _change_outputs(
 
     block = Block(family, family.dimensions(config), index, frozenset(model.state_dict()), read)
     sources, z = block.sources(looking.fits.get(index)), _precise(z)
-    x = _precise(x).reshape(*z.shape[:-1], -1)  # latents have a dimension of heads
+    x = _precise(x).reshape(*z.shape[:-1], -1)
     weight: Any = block.read("output_weight")
     bias: Any = block.read("output_bias") if block.has("output_bias") else None
     output = functional.linear(z, weight.to(z), None if bias is None else bias.to(z))
@@ -270,20 +270,9 @@ def _change_outputs(
             held = kind[1] and affine.weight is not None
             groups = block.dimensions.num_groups if held and variant_of(part.variant).fitted else 0
             alone[kind] = _attend_alone(affine, x, z, groups, limit if held else None)
-            if family.gated and not variant_of(part.variant).fitted and affine.weight is not None:
-                alone[kind] = alone[kind] * _open_gates(block, x, heads)  # fits hold them already
         moved = alone[kind].view_as(z_heads)[:, :, some] - z_heads[:, :, some]
         change = functional.linear(moved.flatten(2), columns[:, some].flatten(1))
         yield change if norm is None else norm(output + change) - added
-
-
-def _open_gates(block: Block, x: torch.Tensor, heads: int) -> torch.Tensor:
-    """By what each token's gates multiply what its heads give, [B, T, H h]."""
-    weight: Any = block.read("query_weight")
-    bias: Any = block.read("query_bias") if block.has("query_bias") else None
-    made: Any = functional.linear(x, weight.to(x), None if bias is None else bias.to(x))
-    gates: torch.Tensor = made.unflatten(-1, (heads, 2, -1))[..., 1, :]
-    return gates.flatten(-2).sigmoid()
 
 
 def _attend_alone(

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.run.finite import check_finite
-from evals.run.forward import Head, can_cut_back, head_of, hidden_states, whole_cache
+from evals.run.forward import Head, head_of, hidden_states, whole_cache
 
 
 def find_divergences(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> torch.Tensor:
@@ -56,9 +56,9 @@ def read_divergences(
     suffix, before = tokens[:, prefix_length:], prefix_length - 1
     length = suffix.shape[1]
     found, alive = torch.full((len(suffix),), length), torch.arange(len(suffix))
-    cache: Any = whole_cache(model) if can_cut_back(model) else None
+    cache: Any = whole_cache(model)
     head = head_of(model)
-    size = length if cache is None else 1
+    size = 1
     done = begin = 0
     while len(alive) and begin < length:
         end = min(begin + size, length)

@@ -81,25 +81,16 @@ def read_limits(model: PreTrainedModel) -> tuple[int, int | None]:
 def whole_cache(model: PreTrainedModel, *, ragged: bool = False) -> Any:
     """An empty cache that keeps every token, so that a pass can be taken up anywhere in it.
 
-    Without `can_cut_back`, and for rows that are `ragged` (some begin with `NOTHING`), it
-    holds the tokens themselves, and they are read again each time.
+    For rows that are `ragged` (some begin with `NOTHING`), it holds the tokens themselves, and they
+    are read again each time.
     """
-    return DynamicCache() if can_cut_back(model) and not ragged else _Reread()
-
-
-def can_cut_back(model: PreTrainedModel) -> bool:
-    """Whether what every block keeps of earlier tokens can be cut back to fewer of them.
-
-    A block with linear attention keeps one state for all.
-    """
-    return family_of(model.config.to_dict()).attends is None
+    return _Reread() if ragged else DynamicCache()
 
 
 def cut_back(cache: Any, rows: torch.Tensor, length: int) -> None:
     """Leaves the first `length` tokens of some rows of a `whole_cache`. `rows`: int64 indices."""
     if isinstance(cache, _Reread):
-        cache.reorder_cache(rows)
-        cache.tokens = cache.tokens[:, :length]
+        cache.tokens = cache.tokens[rows, :length]
         return
     for layer in cache.layers:
         if isinstance(getattr(layer, "keys", None), torch.Tensor):  # a block may keep nothing

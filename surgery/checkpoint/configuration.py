@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import Family
 from surgery.families.code import CODE_KEYS, check_attention_code, refuse_code, walk
 from surgery.families.rotary import check_positions
-from surgery.families.wrapped import WRAPPED
 from surgery.privacy import check_link
 from surgery.untrusted import read_json
 
@@ -82,9 +81,6 @@ def _check_positions(config: Mapping[str, Any], family: Family) -> None:
         )
 
 
-EXPANDED = ("mxfp4", "fp8")
-"""Methods of quantization whose weights the library can expand as it loads them. Others need a
-package of their own."""
 _CACHE = "kv_cache_scheme"
 _LEFT_OUT = (  # keys of the modules that are not quantized, by method
     "modules_to_not_convert",
@@ -122,19 +118,7 @@ def spares_attention(config: dict[str, Any], family: Family) -> bool:
         if rule.role is not None and rule.role.endswith("_weight") and not rule.optional
         if rule.blocks is None or rule.blocks(config, block)
     }
-    return all(
-        any(_covers(pattern, called) for pattern in patterns for called in _list_names(name))
-        for name in names
-    )
-
-
-def _list_names(module: str) -> Iterator[str]:
-    """The names of a decoder's module alone, and in each kind of model that is made around one."""
-    yield module
-    prefixes = {(old, new) for one in WRAPPED.values() for old, new in one.prefixes.items()}
-    for stored, alone in sorted(prefixes):
-        if module.startswith(alone):
-            yield stored + module.removeprefix(alone)
+    return all(any(_covers(pattern, name) for pattern in patterns) for name in names)
 
 
 def _covers(pattern: str, name: str) -> bool:

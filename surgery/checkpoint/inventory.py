@@ -231,8 +231,6 @@ def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
     family, dimensions = inventory.family, inventory.dimensions
     rule, block = family.match(name) or (None, None)
     block, expert = block or 0, expert_of(name) or 0
-    if name.startswith(family.others):
-        return
     if dimensions.num_blocks <= block < dimensions.num_blocks + _count_beyond(inventory):
         return
     if inventory.is_quantized and block < dimensions.num_blocks:

@@ -7,16 +7,15 @@ weights_only). Never runs code of the source, and never follows an index out of 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.tensors import Array, StoredTensor, TensorInfo, read_header
 from surgery.errors import CheckpointError, SourceError
-from surgery.families.wrapped import find_wrapped, unwrap
 from surgery.privacy import check_link, separate_paths
 from surgery.untrusted import copy_files, parse_json, read_bytes, read_json, reraise_as
 
@@ -67,18 +66,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A source folder, opened but not loaded: tensors are read on demand.
-
-    `config`, and the names of tensors: of a model around a decoder, those of the decoder alone;
-    `whole`: config.json as it is; `stored_names`: by other names, where they differ.
-    """
+    """A source folder, opened but not loaded: tensors are read on demand."""
 
     folder: Path
     config: dict[str, Any]
     shards: tuple[Shard, ...]
     index_metadata: dict[str, Any] = field(default_factory=dict)
-    whole: dict[str, Any] = field(default_factory=dict)
-    stored_names: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -100,19 +93,6 @@ class Checkpoint:
         if name not in self.tensors:
             raise CheckpointError(f"tensor {name!r} is missing", where=self.folder)
         return self.tensors[name].read_array()
-
-    def rename(self, stored: str) -> str:
-        """The name here of a tensor with that name in the folder."""
-        wrapped = find_wrapped(self.whole)
-        return stored if wrapped is None else wrapped.rename(stored)
-
-    def store(self, tensor: StoredTensor) -> StoredTensor:
-        """The tensor under its name in the folder; a new bias has that of its weight."""
-        name, names = tensor.info.name, self.stored_names
-        stored = names.get(name)
-        if stored is None and (weight := names.get(f"{name.removesuffix('bias')}weight")):
-            stored = f"{weight.removesuffix('weight')}bias"
-        return tensor if stored is None else tensor.renamed(stored)
 
     @cached_property
     def sidecars(self) -> dict[str, Path]:
@@ -157,7 +137,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Opens a folder. Reads only headers and the configuration."""
     if not folder.is_dir():
         raise SourceError("no such folder", where=folder)
-    config = _read_whole_config(folder)
+    config = read_config(folder)
     entry = find_weights(lambda name: (folder / name).is_file())
     if entry is None:
         raise SourceError(
@@ -166,16 +146,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             expected=f"{SAFETENSORS}, {PICKLE}, or an index of shards",
         )
     if entry.endswith(INDEX):
-        return _unwrap(_open_index(folder, config, entry))
-    return _unwrap(Checkpoint(folder, config, (_open_shard(folder / entry, config),)))
+        return _open_index(folder, config, entry)
+    return Checkpoint(folder, config, (_open_shard(folder / entry, config),))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration in a folder: of a model around a decoder, that of the decoder."""
-    return unwrap(_read_whole_config(folder))
-
-
-def _read_whole_config(folder: Path) -> dict[str, Any]:
+    """The configuration in a folder."""
     if is_adapter(lambda name: (folder / name).is_file()):
         raise refuse_adapter(folder)
     return read_json(check_link(folder / "config.json", folder), needed=True)
@@ -194,20 +170,6 @@ def refuse_adapter(where: object) -> SourceError:
         expected="a whole model",
         fix="merge the two with peft; only `erase(as_adapter=True)` keeps them apart",
     )
-
-
-def _unwrap(opened: Checkpoint) -> Checkpoint:
-    """Gives the tensors of a decoder the names that they have without what is around it."""
-    opened = replace(opened, config=unwrap(opened.config), whole=opened.config)
-    names = {opened.rename(name): name for name in opened.tensors}
-    if len(names) != len(opened.tensors):
-        raise CheckpointError("two tensors are the same one of its decoder", where=opened.folder)
-    shards = (
-        replace(shard, tensors=tuple(t.renamed(opened.rename(t.info.name)) for t in shard.tensors))
-        for shard in opened.shards
-    )
-    stored = {new: old for new, old in names.items() if new != old}
-    return replace(opened, shards=tuple(shards), stored_names=stored)
 
 
 def find_weights(has: Callable[[str], bool]) -> str | None:

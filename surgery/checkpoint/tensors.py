@@ -12,7 +12,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,6 @@ class StoredTensor:
             return [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data]
 
         return StoredTensor(info, read_pieces)
-
-    def renamed(self, name: str) -> StoredTensor:
-        """The same tensor under another name."""
-        return replace(self, info=replace(self.info, name=name))
 
     def read(self) -> bytearray:
         """Returns a copy of the tensor's bytes."""

@@ -15,7 +15,6 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
 from surgery.checkpoint.configuration import (
-    EXPANDED,
     check_alone,
     check_config,
     check_processors,
@@ -35,9 +34,9 @@ from surgery.errors import (
     SamplesError,
     SourceError,
     SurgeryError,
+    UnsupportedError,
 )
 from surgery.families import Family, family_of
-from surgery.families.wrapped import find_wrapped
 from surgery.privacy import check_link
 from surgery.untrusted import parse_json, read_bytes, read_json, reraise_as
 
@@ -93,8 +92,6 @@ def load_model(
     check_alone(folder)
     check_link(folder / "generation_config.json", folder)  # which the library reads, too
     asked = {"device_map": device_map, "attn_implementation": attn_implementation}
-    if (wrapped := find_wrapped(checkpoint.whole)) is not None:  # the decoder alone
-        asked["key_mapping"] = {f"^{old}": new for old, new in wrapped.prefixes.items()}
     safe = all(shard.verbatim for shard in checkpoint.shards)
     with reraise_as(CheckpointError, "cannot be loaded", folder), _silence():
         new: Any = AutoModelForCausalLM.from_pretrained(
@@ -140,8 +137,12 @@ def _make_config(config: dict[str, Any], family: Family) -> Any:
     Raises `CheckpointError` if the library would use another size than config.json says.
     """
     known = deepcopy(family.known_config(config))
-    if find_method(known) in EXPANDED:
-        known["quantization_config"]["dequantize"] = True  # or it may download and run kernels
+    if (method := find_method(known)) is not None:
+        raise UnsupportedError(
+            f"weights are quantized by {method}, and only models with plain weights are run",
+            where="config.json",
+            fix="load or measure the model before it was quantized",
+        )
     made = CONFIG_MAPPING[config["model_type"]].from_dict(known)
     dimensions = family.dimensions(config)
     for field, key in family.config_keys.items():
@@ -165,17 +166,11 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
             stored[head] = next(t for name, t in checkpoint.tensors.items() if name in HEADS)
     known = make_inventory(checkpoint.config, checkpoint.infos).parameters
     parameters = {name for name in stored if name in known or name in HEADS}
-    quantized = bool(checkpoint.config.get("quantization_config"))
     _check_experts(set(loaded) - parameters, checkpoint, family)
     different = {
-        name
-        for name in parameters ^ set(loaded)
-        if not _is_stored_otherwise(family, name)
-        and not (quantized and family.is_outside_attention(name))
+        name for name in parameters ^ set(loaded) if not _is_stored_otherwise(family, name)
     }
     for name in parameters & set(loaded):
-        if quantized and family.is_outside_attention(name):
-            continue
         if not loaded[name].is_meta:  # else offloaded
             tensor = stored[name]
             ours = as_torch(tensor.read_first(_COMPARED), tensor.info.dtype).to(loaded[name].dtype)
@@ -195,8 +190,6 @@ def _check_experts(unknown: set[str], checkpoint: Checkpoint, family: Family) ->
 
     Version 5 merges experts, and splits none. Version 4 would leave these random.
     """
-    if checkpoint.config.get("quantization_config"):
-        return
     if random := [
         name for name in unknown if _EXPERT.search(name) and _is_stored_otherwise(family, name)
     ]:

@@ -13,7 +13,6 @@ from surgery.checkpoint.source import Checkpoint, read_config, read_sidecar
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
 from surgery.families import family_of, has_window
-from surgery.families.wrapped import settle_layout
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel, is_same
 from surgery.plan import Plan, make_empty_plan, make_plan, selected
@@ -114,7 +113,6 @@ def prepare(
     if isinstance(drop_attn, PlanFile):
         _check_planned_for(drop_attn, source, config)
         layout = drop_attn.layout if layout == "auto" else layout
-    layout = settle_layout(layout, source.checkpoint.whole)
     inventory, earlier = source.inventory, source.manifest
     heads = earlier.edited_heads if earlier else None
     if drop_attn is None:

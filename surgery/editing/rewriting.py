@@ -58,8 +58,7 @@ def plan_shards(checkpoint: Checkpoint, plan: Plan, fits: Fits) -> dict[str, Out
         metadata = drop_paths(shard.metadata)
         copied = shard.verbatim and not touched and metadata == shard.metadata
         whole = shard.path if copied else None
-        named = tuple(map(checkpoint.store, entries))
-        written = OutputShard(named, metadata, copy_of=whole)
+        written = OutputShard(tuple(entries), metadata, copy_of=whole)
         edited.append((shard.path.name if verbatim else name, written))
     return {name: shard for name, shard in edited if shard.entries}
 

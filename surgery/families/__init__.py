@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.errors import UnsupportedError, find_near
-from surgery.families import experts, gemma, gpt, latent, linear, llama
+from surgery.families import experts, gemma, gpt, llama
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
-from surgery.families.wrapped import WRAPPED
 
 __all__ = [
     "FAMILIES",
-    "WRAPPED",
     "Dimensions",
     "Family",
     "Role",
@@ -29,8 +27,6 @@ FAMILIES: tuple[Family, ...] = (
     *llama.FAMILIES,
     *gemma.FAMILIES,
     *experts.FAMILIES,
-    *linear.FAMILIES,
-    *latent.FAMILIES,
 )
 
 
@@ -74,11 +70,6 @@ def family_of(config: Mapping[str, Any]) -> Family:
     for family in FAMILIES:
         if model_type in (family.model_type, family.compact_model_type):
             return family
-    if (wrapped := WRAPPED.get(str(model_type))) is not None:
-        raise UnsupportedError(
-            f"a {model_type} model reads images, and only its decoder, {wrapped.text}, is edited",
-            fix="give the folder, not the loaded model, or load the decoder alone",
-        )
     names = [family.model_type for family in FAMILIES]
     near = ", ".join(find_near(model_type, names, 2))
     missing = "no record says where its tensors are (docs/families.md lists what others lack)"

@@ -39,7 +39,6 @@ GEMMA2 = decoder(
     settings="cache_implementation hidden_activation layer_types sliding_window",
 )
 
-_SAVED_AGAIN = ("model.vision_tower.", "model.multi_modal_projector.")
 GEMMA3 = decoder(
     "Gemma3",
     (*_AROUND, *attention(qk_norm="head"), *gated()),
@@ -55,7 +54,6 @@ GEMMA3 = decoder(
     logit_cap="final_logit_softcapping",
     tied_head=True,
     needs={"attn_logit_softcapping": None, "use_bidirectional_attention": False},
-    others=("vision_tower.", "multi_modal_projector.", *_SAVED_AGAIN),
     settings="attention_dropout cache_implementation hidden_activation sliding_window",
 )
 

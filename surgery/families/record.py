@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from surgery.errors import CheckpointError, UnsupportedError
+from surgery.errors import CheckpointError
 from surgery.families.rotary import Rotary
 
 Role = Literal[
@@ -20,12 +20,6 @@ Role = Literal[
     "query_bias",  # separate: [q]
     "key_bias",  # separate: [kv]
     "value_bias",
-    "query_latent_weight",  # [r, d]: what all heads' queries come from (MLA)
-    "query_latent_bias",
-    "query_latent_norm",
-    "key_value_latent_weight",  # [l + rotated, d]: likewise; and the rotated keys of all
-    "key_value_latent_bias",
-    "key_value_latent_norm",  # [l]
     "query_norm",  # the gain of the norm of queries: [h], one for all heads, or [q]
     "key_norm",
     "sinks",  # one score per query head that takes weight from all tokens: [heads]
@@ -144,8 +138,6 @@ def module(
         "value",
         "output",
         "affine",
-        "query_latent",
-        "key_value_latent",
     ]
     | None = None,
     bias: Switch | bool = True,
@@ -198,11 +190,6 @@ class Dimensions:
         return self.num_heads // self.num_groups
 
     @property
-    def plain(self) -> int:
-        """How many dimensions of a head's queries and keys come before the rotated ones (MLA)."""
-        return dict(self.more).get("plain", 0)
-
-    @property
     def rotated(self) -> int:
         """The size of that part of a head's queries and keys which has rotary positions."""
         return dict(self.more).get("rotated", self.head_size)
@@ -252,9 +239,7 @@ class Family:
     - `config_keys`: field of `Dimensions` → key of config.json; `head_size`: where config.json
       gives none (0: width / heads).
     - `fused`: whether query, key and value are one tensor.
-    - `lacking`: why a model without one of these keys is refused.
-    - `sizes`: the symbols of `Dimensions.more` and the keys or formulas that give them. With MLA,
-      `plain` and `rotated` are the two parts of a head's queries and keys.
+    - `sizes`: the symbols of `Dimensions.more` and the keys or formulas that give them.
     - `rotary`: what config.json says of rotary positions; None: positions are of another kind.
     - `scores`: what multiplies the products of queries and keys (None: 1 / root of the head size);
       `logits`: what multiplies the output; `score_cap`, `logit_cap`: the keys of the bounds that
@@ -269,10 +254,6 @@ class Family:
     - `tied_head`: whether the head is the embedding unless config.json says otherwise; `pad`: the
       largest token that some version of the library pads with unless it says otherwise.
     - `needs`: keys that can be edited with one value only, which is the library's default.
-    - `attends`: which blocks attend, if not all; `instead`: what the others do.
-    - `gated`: whether the rows of queries hold a gate for each head, which multiplies its output.
-    - `others`: what names of tensors begin with that the library's class never loads.
-    - `compact`: whether the compact layout can hold its blocks.
     - `settings`: the other keys of config.json that this architecture has, in words; `aliases`
       maps second names of keys, which the library takes as well, to the first.
     - `saved_as`: model types with the same tensors, which a checkpoint can be saved as.
@@ -287,7 +268,6 @@ class Family:
     config_keys: Mapping[str, str] = field(default_factory=KEYS.copy)
     epsilon: str | None = None
     sizes: Mapping[str, str | Callable[[Mapping[str, int]], int]] = field(default_factory=dict)
-    lacking: Mapping[str, str] = field(default_factory=dict)
     rotary: Rotary | None = None
     scores: Factor | None = None
     score_cap: str | None = None
@@ -307,16 +287,6 @@ class Family:
     needs: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     saved_as: tuple[str, ...] = ()
-    attends: SomeBlocks | None = None
-    instead: str = ""
-    gated: bool = False
-    others: tuple[str, ...] = ()
-    compact: bool = True
-
-    @property
-    def is_latent(self) -> bool:
-        """Whether queries, and keys with values, come from vectors that all heads share (MLA)."""
-        return self.rule("query_latent_weight") is not None
 
     @property
     def compact_model_type(self) -> str:
@@ -369,14 +339,6 @@ class Family:
                 continue
             names = (given, *(alias for alias, key in self.aliases.items() if key == given))
             value = next((config[name] for name in names if name in config), None)
-            if value is None and given in config:
-                why = self.lacking.get(given)
-                raise UnsupportedError(
-                    f"{self.title} without {given!r} cannot be edited{f': {why}' if why else ''}",
-                    where="config.json",
-                    expected="a positive whole number",
-                    got="null",
-                )
             if type(value) is not int or value < 1:
                 raise CheckpointError(
                     f"{given!r} is not a positive whole number", where="config.json", got=value

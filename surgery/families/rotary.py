@@ -74,7 +74,6 @@ class Rotary:
       the others.
     - `adjacent`: pair m is dimensions 2m and 2m + 1 of a head, not m and m + half of those rotated.
     - `absent`: which blocks have no positions.
-    - `scales_scores`: whether scaled positions with a `mscale_all_dim` multiply scores once more.
     """
 
     share: float = 1.0
@@ -88,7 +87,6 @@ class Rotary:
     sliding_base: tuple[str, float] | None = None
     adjacent: bool = False
     absent: Absent | None = None
-    scales_scores: bool = False
 
     def keys_of(self, number: str, layer_type: str | None) -> tuple[tuple[str, ...], float]:
         """The keys of a share or base at the top level, and its default. The library reads the

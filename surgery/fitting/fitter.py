@@ -106,8 +106,7 @@ class Fitter:
         `fit`.
         """
         fitted = [variant for variant in map(variant_of, variants) if variant.fitted]
-        latent = self._passes.family.is_latent  # where no map fits: x has another width
-        maps = not latent and any(variant.kind == "affine" for variant in fitted)
+        maps = any(variant.kind == "affine" for variant in fitted)
         modules = dict(self._passes.model.named_modules())
         attending = self._passes.family.attending(modules, self._dimensions.num_blocks)
         some = sorted(set(attending).intersection(blocks)) if fitted else ()

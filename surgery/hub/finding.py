@@ -29,7 +29,6 @@ from surgery.checkpoint.source import (
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
-from surgery.families.wrapped import find_wrapped
 from surgery.hub.client import (
     Published,
     UnreachableError,
@@ -42,7 +41,6 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.privacy import expand_home, make_public_name
 from surgery.record.manifest import Source, read_manifest
-from surgery.untrusted import read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -279,9 +277,8 @@ class _HubModel:
             return None
         try:
             found = api.get_safetensors_metadata(self.there.repo, revision=self.folder.name)
-            wrapped = find_wrapped(read_json(self.folder / CONFIG))
             named = {
-                wrapped.rename(name) if wrapped else name: info
+                name: info
                 for file in found.files_metadata.values()
                 for name, info in file.tensors.items()
             }

@@ -22,7 +22,7 @@ from surgery.variants import Affine, Fit, Kind, Sources, Variant
 Array = npt.NDArray[Any]
 Action = Literal["rewrite", "add", "drop"]
 Config = dict[str, Any]
-Projection = Literal["query", "key", "value", "gate"]
+Projection = Literal["query", "key", "value"]
 _STRONGEST: tuple[Kind, ...] = ("affine", "constant", "none")
 
 
@@ -119,15 +119,6 @@ class Block:
             heads = array.reshape(-1, 3, self.dimensions.head_size, *array.shape[1:])
             return {"query": heads[:, 0], "key": heads[:, 1], "value": heads[:, 2]}
         part: Any = role.partition("_")[0]
-        if part == "query" and self.family.gated:
-            heads = array.reshape(-1, 2, self.dimensions.head_size, *array.shape[1:])
-            return {"query": heads[:, 0], "gate": heads[:, 1]}
-        if self.family.is_latent:
-            size, plain = self.dimensions, self.dimensions.plain
-            heads = array.reshape(size.num_heads, -1, *array.shape[1:])
-            if part == "query":
-                return {"query": heads}
-            return {"key": heads[:, :plain], "value": heads[:, plain:]}
         return {part: self.per_head(array)}
 
     def sources(self, fit: Fit | None = None) -> Sources:

@@ -27,11 +27,6 @@ NAME = "compact"
 def check(block: Block, edit: BlockEdit) -> None:
     """Only a block that has no head left can be without its attention module."""
     num_heads = block.dimensions.num_heads
-    if not block.family.compact:
-        raise UnsupportedError(
-            f"{block.family.title} has no compact layout",
-            fix="use `layout=stock`, or `variant=zero` or mean",
-        )
     if not edit.whole:
         raise UnsupportedError(
             f"{num_heads - len(edit.variants)} of {num_heads} heads of block {edit.block} still "

@@ -171,9 +171,6 @@ def frequencies(positions: Positions, rotary: Rotary) -> Scaled:
             if kind == "linear":
                 return theta / float(positions.parameters["factor"]), 1.0
             scaled, growth = (_yarn if kind == "yarn" else _llama3)(theta, positions)
-        if rotary.scales_scores:
-            given = positions.parameters
-            growth *= _mscale(float(given["factor"]), float(given.get("mscale_all_dim") or 0))
         if not (np.isfinite(scaled).all() and 0.1 <= growth <= 10):
             raise ValueError(f"queries and keys would grow by {growth:g}")
         return scaled, growth

@@ -21,11 +21,6 @@ left them as they were.
 
 **Sinks** (gpt-oss), scores that take weight from all tokens, become zero, far below a token's own.
 
-**Gates** (Qwen3.5), rows of queries that multiply what a head returns, stay as they are; where a
-fitted map is stored, they become one.
-
-**Latents** (DeepSeek-V3), which all heads share: see latent.py.
-
 **Blocks without positions** (SmolLM3, Cohere2) get them, by their entry in config.json, when a
 whole block attends to itself alone.
 
@@ -44,7 +39,6 @@ from dataclasses import replace
 import numpy as np
 
 from surgery.families import Family, Role, Switch
-from surgery.layouts import latent
 from surgery.layouts.block import (
     Array,
     Block,
@@ -62,8 +56,6 @@ from surgery.variants import Affine, Fit
 __all__ = ["NAME", "changes", "check", "compute", "config", "one_hot", "source_config"]
 
 NAME = "stock"
-_OPEN = 32
-"""A gate whose sigmoid is one in every dtype."""
 
 
 def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[TensorChange, ...]:
@@ -102,8 +94,7 @@ def _roles(block: Block, edit: BlockEdit) -> list[Role]:
     parts += ["key"] if held.alone or held.idle_keys else []
     variants = (edit.variants[head] for group in held.maps for head in edit.groups[group])
     rewritten = any(variant.kind != "affine" or variant.fitted for variant in variants)
-    shared = block.family.fused or block.family.is_latent  # with keys
-    if shared or held.silent or held.units or rewritten:
+    if block.family.fused or held.silent or held.units or rewritten:
         parts.append("value")
     roles: list[Role] = []
     for part in parts:
@@ -113,8 +104,6 @@ def _roles(block: Block, edit: BlockEdit) -> list[Role]:
     idle = len(held.idle_keys) == len(edit.groups)
     if (held.alone or idle) and block.qk_norm is not None:
         roles += ["query_norm", "key_norm"]
-    if block.family.is_latent:
-        roles += latent.list_roles(block, alone=bool(held.alone), idle=idle)
     if block.has("sinks") and (held.alone or held.idle_queries):
         roles.append("sinks")
     if held.muted or held.units or held.idle_columns:
@@ -130,9 +119,6 @@ def compute(change: TensorChange, block: Block, edit: BlockEdit, fit: Fit | None
         return np.full(change.shape, -0.0)
     hot = find_one_hot(block) if held.alone else None
     new = block.read(role) if block.has(role) else np.full(change.shape, -0.0)
-    if "latent" in role:
-        kappa = None if hot is None else hot.kappa
-        return latent.compute(role, kappa, _pairs(block, hot), block, new)
     if role in ("query_norm", "key_norm"):
         return _gains(block, edit, hot, new)
     if role == "output_bias":
@@ -152,25 +138,12 @@ def compute(change: TensorChange, block: Block, edit: BlockEdit, fit: Fit | None
             _write_values(block, edit, held, heads, is_bias, fit)
             continue
         own, idle = held.alone, held.idle_keys
-        if part == "gate":  # it stays, but must be one for a map of another kind
-            heads[held.idle_queries + _opened(edit)] = 0
-            if is_bias:
-                heads[_opened(edit)] = _OPEN
-            continue
         if part == "query":
             own, idle = own_queries, held.idle_queries
         heads[own + idle] = 0
         if hot is not None and is_bias:
             heads[own, _pairs(block, hot)] = hot.kappa if block.qk_norm is None else 1
-        elif hot is not None and part == "query" and block.family.is_latent:
-            rotated = heads[:, block.dimensions.plain :]
-            rotated[own, _pairs(block, hot), 0] = hot.kappa
     return new
-
-
-def _opened(edit: BlockEdit) -> list[int]:
-    """The heads whose output no gate may multiply."""
-    return [head for head, v in edit.variants.items() if v.kind == "affine" and v.fitted]
 
 
 def _pairs(block: Block, hot: OneHot | None) -> slice:

@@ -58,15 +58,14 @@ class Storage:
 
 def storage_of(block: Block, edit: BlockEdit) -> Storage:
     """Where the block's maps and constants go, with one-hot attention where that is possible."""
-    latent = block.family.is_latent
-    shared = block.qk_norm is not None or latent  # one norm or latent: constants for all groups
+    shared = block.qk_norm is not None  # one norm: constants for all groups
     together = shared or block.lacks_positions  # or one entry of config.json
     hot = edit.kind != "none" and (edit.whole or not together) and find_one_hot(block) is not None
     held = Storage([], [], [], [], [], [], [], [], [])
     for group, heads in enumerate(edit.groups):
         constant, affine = edit.of_kind("constant", heads), edit.of_kind("affine", heads)
         whole = all(head in edit.variants for head in heads)
-        if not affine and constant and whole and hot and not (block.family.gated or latent):
+        if not affine and constant and whole and hot:
             (held.maps if len(heads) == 1 else held.units).append(group)
             continue
         if affine:
@@ -156,19 +155,11 @@ def _check_affine(block: Block, edit: BlockEdit) -> None:
             f"the model clips values to {block.clip}, and would clip what was fitted",
             fix="use `layout=compact`, or another variant",
         )
-    if family.is_latent and fitted:
-        raise UnsupportedError(
-            f"{family.title} makes values of a vector that it normalizes, so they cannot hold a "
-            "map of the token",
-            fix="use `variant=identity`, zero or mean",
-        )
     _search(*_terms(block))
 
 
 def _name_shared(block: Block) -> str | None:
     """What all heads of a block have in common, so that they are edited together."""
-    if block.family.is_latent:
-        return "what queries and keys are made of"
     if block.qk_norm is not None:
         return "the norm of queries and keys"
     return "the lack of positions" if block.lacks_positions else None
@@ -204,8 +195,8 @@ def _terms(block: Block) -> _Terms:
     kind = family.rotary.layer_type(block.config, block.index)
     positions = rotary_positions(block.config, family.rotary, size.rotated, kind)
     theta, growth = frequencies(positions, family.rotary)
-    scale = 1.0 if block.qk_norm is None and not family.is_latent else _NORMED
-    head: float = size.plain + size.rotated
+    scale = 1.0 if block.qk_norm is None else _NORMED
+    head: float = size.rotated
     whole = head
     if family.scores is not None:  # as of heads of another size
         head = family.scores.of(block.config) ** -2
@@ -235,7 +226,7 @@ def _search(
 
 
 def _can_rotate(block: Block) -> bool:
-    biased = _has(block.family, block.stored("query", "bias")) or block.family.is_latent
+    biased = _has(block.family, block.stored("query", "bias"))
     return block.family.rotary is not None and biased and not block.is_capped
 
 

@@ -52,7 +52,7 @@ def register() -> None:
 
 def _announce(configurations: ModuleType) -> None:
     for family in FAMILIES:
-        if family.compact and family.compact_model_type not in configurations.CONFIG_MAPPING:
+        if family.compact_model_type not in configurations.CONFIG_MAPPING:
             config = _LazyClass(partial(_register, family))
             configurations.CONFIG_MAPPING.register(family.compact_model_type, config)
 

@@ -232,8 +232,6 @@ def _find_mute(block: Block) -> list[int]:
         return []  # compact, or the block does not attend
     queries = block.parts(role, block.read(role))["query"]
     mute = ~queries.reshape(len(queries), -1).any(1)
-    if block.family.is_latent:
-        mute |= not block.read("query_latent_weight").any()
     return [int(head) for head in np.flatnonzero(mute)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.configuration import EXPANDED, find_method
+from surgery.checkpoint.configuration import find_method
 from surgery.checkpoint.inventory import Inventory, take_inventory
 from surgery.checkpoint.source import MANIFEST, read_config
 from surgery.checkpoint.tensors import TensorInfo
@@ -92,7 +92,7 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
 
 def _count_parameters(inventory: Inventory) -> int | None:
     """None where some are packed in a form that does not tell their number."""
-    known = find_method(inventory.config) in (None, *EXPANDED)
+    known = find_method(inventory.config) is None
     return inventory.num_parameters if known else None
 
 

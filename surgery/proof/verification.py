@@ -23,7 +23,7 @@ from surgery.card.text import (
     list_own_keys,
     read_card,
 )
-from surgery.checkpoint.configuration import EXPANDED, find_method
+from surgery.checkpoint.configuration import find_method
 from surgery.checkpoint.inventory import check_biases, make_inventory
 from surgery.checkpoint.source import CARD, MANIFEST, open_checkpoint, read_config
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
@@ -171,11 +171,11 @@ def _check_behavior(
     try:
         source = None if found is None else found.folder
         return check_behavior(folder, manifest, seed, source), []
-    except CheckpointError as error:
+    except SurgeryError:
         method = find_method(read_config(folder))
-        if method in (None, *EXPANDED):
+        if method is None:
             raise
-        what = f"weights quantized by {method} could not be loaded here: {error}"
+        what = f"weights quantized by {method} are not loaded here"
         return [], [Claim("loads", f"that it loads, and what its heads do: {what}")]
 
 

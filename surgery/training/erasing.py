@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from surgery.checkpoint.source import Checkpoint
 from surgery.editing.loading import load_to_train, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.errors import UnsupportedError
@@ -98,7 +97,6 @@ def teach_to_forget(
     source, earlier = prepared.checkpoint, prepared.model.manifest
     check_erasable(prepared.model.inventory)
     if as_adapter:
-        check_adaptable(source)
         schedule = replace(schedule, rank=schedule.rank or RANK)
     check_recorded(source, earlier)
     model = load_to_train(source, device, passes, device_map)
@@ -126,17 +124,6 @@ def teach_to_forget(
         hardened="selective" if schedule.hardened else False,
     )
     return Trained(weights, record, adapter)
-
-
-def check_adaptable(source: Checkpoint) -> None:
-    """Raises `UnsupportedError` for a decoder within another model, whose layers have other names
-    where that is loaded as a whole."""
-    if source.stored_names:
-        raise UnsupportedError(
-            "is a decoder within a larger model, on which an adapter for it would not load",
-            where=source.folder,
-            fix="erase it without `as_adapter`",
-        )
 
 
 def erase(

@@ -42,7 +42,6 @@ from evals.run.lm_eval.tasks import SUITES
 from evals.run.models import LoadedModel, open_model
 from evals.table.limits import check_limited_tasks, find_limit
 from surgery.errors import SamplesError, UnsupportedError
-from surgery.families.wrapped import settle_layout
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
@@ -313,8 +312,7 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     text = find_healing_text(request.heal) if request.heal else None
     benchmarks = _load_limited(request) if request.benchmarks.max_drop else None
     found = find_model(request.model, request.revision)
-    held = settle_layout(request.choice.layout, found.checkpoint.whole)
-    request = request.change(layout=held)
+    held = request.choice.layout
     sibling = find_sibling(request.attacks.sibling, [found])
     loaded = open_model(found, **request.run.running)
     rows = tokenize_passages(passages, loaded.tokenizer)

@@ -146,8 +146,6 @@ def _calm(
     norm: Any = f"{part}_norm"
     if family.rule(norm) is not None and block is not None:
         gain = new[family.name(norm, block)]
-        if part == "query" and family.gated:  # the rows of gates are never asleep
-            asleep = asleep.view(-1, 2, size.head_size)[:, 0].flatten()
         slept = asleep if gain.shape == asleep.shape else asleep.all().expand_as(gain)
         plain = 1.0 - family.gain  # some families store what is added to that
         gain.copy_(torch.where(slept, plain, gain))
