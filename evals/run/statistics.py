@@ -116,8 +116,7 @@ def resample_mean(
     """
     if documents is not None:
         _, places = np.unique(documents, return_inverse=True)
-        sizes, sums = np.bincount(places), np.bincount(places, values)
-        pairs = np.stack([sums, sizes], axis=1)
+        pairs = np.stack([np.bincount(places, values), np.bincount(places)], axis=1)
         return resample((pairs,), lambda some: some[:, 0].sum() / some[:, 1].sum())
     rng, n = np.random.default_rng(SEED), len(values)
     at_once = max(1, _DRAWN_AT_ONCE // n)

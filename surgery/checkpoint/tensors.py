@@ -45,7 +45,8 @@ class _Dtypes(Mapping[str, "np.dtype[Any]"]):
         if tag in _NAMES:
             import ml_dtypes
 
-            return np.dtype(getattr(ml_dtypes, _NAMES[tag]))
+            own: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _NAMES[tag]))
+            return own
         kinds = {"F": "f", "I": "i", "U": "u", "B": "?"}
         return np.dtype(f"{kinds[tag[0]]}{'' if tag == 'BOOL' else SIZES[tag]}")
 

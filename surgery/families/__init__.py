@@ -40,7 +40,7 @@ def config_saved_as(config: dict[str, Any], name: str | None) -> dict[str, Any]:
             f"a {family.title} model cannot be saved as {name}",
             expected=" or ".join(family.saved_as) or "no other model type",
         )
-    if has_window(config):
+    if family.window and has_window(config):
         window = config.get(family.window)
         raise UnsupportedError(
             f"the model attends within a window, which {name} does not have",

@@ -93,8 +93,8 @@ def _print_rows(found: Proposal) -> None:
     if found.secrets:
         least, most = found.secrets
         size = f"{least}" if least == most else f"{least} to {most}"
-        most = f"at most {found.prefix_length} tokens" if found.prefix_length else "all tokens"
-        given, suffix = f"{most} before their secrets", f"these as suffixes, of {size} tokens"
+        before = f"at most {found.prefix_length} tokens" if found.prefix_length else "all tokens"
+        given, suffix = f"{before} before their secrets", f"these as suffixes, of {size} tokens"
     echo(f"{number} of {found.lengths}: {found.usable:,} can be used with {given} and {suffix}")
     if found.columns:
         named = "row numbers" if found.id_column is None else found.id_column
