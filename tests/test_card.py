@@ -76,7 +76,7 @@ def manifest(*edits: dict[str, Any], files: tuple[str, ...] = ("tokenizer.json",
     )
     names = ("config.json", "model.safetensors", *files)
     records = {name: {"size": 1234, "sha256": "0f" * 32} for name in names}
-    return Manifest.model_validate({"history": history, "files": records})
+    return Manifest.model_validate({"history": history, "content": "0f" * 32, "files": records})
 
 
 @lru_cache

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import ROOT, snapshot
+from command_line import snapshot
 from example_report import (
     STEP,
     alone,
@@ -211,20 +210,6 @@ def test_the_command_of_a_report_repeats_its_limits() -> None:
     asked = unlimited(max=limits, max_drop={"piqa": 1 / 3})
     asked = parse(example(asked=asked).commands[-1])
     assert (asked["max"], asked["max_drop"]) == (limits, {"piqa": 1 / 3})
-
-
-def test_one_place_writes_the_commands_of_steps() -> None:
-    written = (
-        r'"attn-surgery", ("(export|erase|heal)"|COMMANDS)|attn-surgery (export|erase|heal) \{'
-    )
-    found = {
-        path.relative_to(ROOT).as_posix()
-        for part in ("surgery", "evals", "cli")
-        for path in (ROOT / part).rglob("*.py")
-        if re.search(written, path.read_text())
-    }
-    after_a_search = "cli/tables/figures.py"  # of what is not made yet
-    assert found == {"surgery/card/command.py", after_a_search}
 
 
 def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:

@@ -28,7 +28,6 @@ from evals.choose.search.request import SearchRequest
 from evals.measure.edits.engine import Engine
 from evals.run.models import LoadedModel, open_model
 from surgery import store as store_module
-from surgery.errors import CheckpointError
 from surgery.selection import EditedHeads
 from surgery.store import ASIDE, Store, find_cache, hash_program, identify
 
@@ -208,16 +207,6 @@ def test_a_model_is_its_content_and_how_it_runs(folder: Path, tmp_path: Path) ->
     assert identify(open_model(str(moved), device="cpu", dtype="bfloat16")) != first
     flip_last_byte(moved / WEIGHTS)
     assert identify(open_model(str(moved), device="cpu")) != first
-
-
-def test_no_step_of_a_changed_model_is_kept(folder: Path, tmp_path: Path) -> None:
-    loaded = open_model(str(folder))
-    store = loaded.narrow(Store(tmp_path / "cache"))
-    store.get(1, lambda: "one")
-    flip_last_byte(folder / WEIGHTS)
-    with pytest.raises(CheckpointError, match="changed while it was read"):
-        store.get(2, lambda: "two")
-    assert (store.find(1), store.find(2)) == (("one",), None)
 
 
 def test_batches_of_other_edits_rows_or_settings_are_not_taken_up(

@@ -82,12 +82,10 @@ def test_what_was_trained_verifies_and_its_source_in_its_place_does_not(
     shutil.copy(source / WEIGHTS, forged)
     seal(forged)
     assert_refused(forged, "edit", "its weights are the source's own", source)
-    resaved = load_file(forged / WEIGHTS)  # in another file, which only the source gives away
+    resaved = load_file(forged / WEIGHTS)  # in another file
     save_file(resaved, forged / WEIGHTS, metadata={"format": "pt", "more": "."})
     seal(forged)
-    detail = "no parameter differs from the source's, so nothing was trained"
-    for given in {source, work / "neox"} if name == "healed" else {source}:
-        assert_fails(forged, "untouched", detail, given)
+    assert_refused(forged, "edit", "its weights are the source's own", source)
 
 
 HEAD, NORM = "embed_out.weight", "gpt_neox.final_layer_norm.bias"
