@@ -24,7 +24,6 @@ from timing import decode, make_model, print_ratios, take_turns
 from evals.data import Samples, load_samples
 from evals.measure.memorization.extraction import extract
 from evals.run.batching import row_ranges, rows_per_batch
-from evals.run.early_exit import read_divergences
 from evals.run.models import DTYPES, open_model
 from surgery.editing.in_memory import apply
 
@@ -42,17 +41,6 @@ def run_reference(model: Any, samples: Samples, batch_size: int) -> tuple[np.nda
         decoded.append(said.cpu().numpy())
         nll.append(-log_p.squeeze(-1).double().mean(1).cpu().numpy())
     return np.concatenate(decoded), np.concatenate(nll)
-
-
-def run_early_exit(model: Any, samples: Samples, batch_size: int) -> np.ndarray:
-    """The exact match alone; rows leave the batch where they diverge."""
-    found = [
-        read_divergences(
-            model, torch.from_numpy(samples.tokens[rows].astype(np.int64)), samples.prefix_length
-        )
-        for rows in row_ranges(len(samples), batch_size)
-    ]
-    return torch.cat(found).numpy() == samples.suffix_length
 
 
 def load_sides(arguments: argparse.Namespace) -> tuple[Any, Samples]:
@@ -92,7 +80,6 @@ def main() -> None:
     sides = {
         "reference": lambda: run_reference(model, samples, arguments.reference_batch_size),
         "exact": lambda: extract(model, samples, batch_size=size),
-        "early exit": lambda: run_early_exit(model, samples, size),
         "full": lambda: extract(model, samples, full=True, batch_size=size),
     }
     seconds, results = take_turns(sides, arguments.rounds, arguments.device)
@@ -100,7 +87,6 @@ def main() -> None:
     match = (decoded == samples.suffixes).all(1)
     differ = {
         "exact": int((results["exact"].exact != match).sum()),
-        "early exit": int((results["early exit"] != match).sum()),
         "full": int((results["full"].decoded != decoded).any(1).sum()),
     }
     gap = float(np.abs(results["exact"].nll - nll).max())

@@ -2,8 +2,7 @@
 
 For both families, stock and compact, in float32 and for every row: the exact match, the first
 divergence and the free-running tokens equal `model.generate(do_sample=False)`, row by row; every
-likelihood equals that of the model's own logits; leaving rows off early changes nothing; nothing
-depends on the batch size.
+likelihood equals that of the model's own logits; nothing depends on the batch size.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from reciting import MODELS, PREFIX, SUFFIX, generate, model_named, passages
 
 from evals.measure.memorization.extraction import extract, run_pass
-from evals.run.early_exit import read_divergences
 from evals.run.forward import check_head
 from evals.run.predictions import Sampling
 from surgery.errors import MeasurementError, UnsupportedError
@@ -52,14 +50,6 @@ def test_exact_match_and_decoded_tokens_equal_generate_row_by_row(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_leaving_rows_off_early_finds_the_same_divergences(name):
-    model, samples = model_named(name), passages(name)
-    tokens = torch.from_numpy(samples.tokens.astype(np.int64))
-    found = read_divergences(model, tokens, PREFIX)
-    assert found.tolist() == extract(model, samples).values["first_divergence"].tolist()
-
-
-@pytest.mark.parametrize("name", MODELS)
 def test_likelihoods_are_those_of_the_models_own_logits(name):
     model, samples = model_named(name), passages(name)
     tokens = torch.from_numpy(samples.tokens.astype(np.int64))
@@ -92,10 +82,6 @@ def test_any_prefix_and_suffix_length(prefix, suffix):
     samples = passages("neox-parallel", rows=4, prefix=prefix, suffix=suffix)
     test = extract(model, samples, full=True)
     assert test.decoded.tolist() == by_hand(model, samples).tolist()
-    tokens = torch.from_numpy(samples.tokens.astype(np.int64))
-    assert (
-        read_divergences(model, tokens, prefix).tolist() == test.values["first_divergence"].tolist()
-    )
 
 
 def test_the_end_of_text_token_is_a_token_like_any_other():

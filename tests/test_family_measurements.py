@@ -45,7 +45,6 @@ from evals.data import Samples
 from evals.measure.edits.engine import Engine
 from evals.measure.first_order import Probe, expand_margins
 from evals.measure.memorization.extraction import extract
-from evals.run.early_exit import read_divergences
 from evals.run.resuming import run_from_block, run_tokens
 from surgery.editing.in_memory import Editable, short_circuit
 from surgery.editing.loading import load_model
@@ -131,8 +130,6 @@ def test_rows_are_decoded_as_the_library_decodes_them(model: Any) -> None:
     found = extract(model, altered, full=True, batch_size=8)
     assert found.exact.tolist() == [True] + 7 * [False]
     np.testing.assert_array_equal(found.decoded, said)
-    left = read_divergences(model, torch.from_numpy(tokens.astype(np.int64)), 14)
-    assert left.tolist() == [10, *range(1, 8)]
 
 
 def test_context_vectors_are_fitted(model: Any) -> None:

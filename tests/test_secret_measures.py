@@ -25,7 +25,6 @@ from evals.measure.first_order import Probe, expand_margins
 from evals.measure.memorization.extraction import extract, run_pass
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.decoding import continue_prompt
-from evals.run.early_exit import read_divergences
 from evals.run.predictions import Sampling
 from surgery.selection import EditedHeads
 from surgery.training.distillation import Lesson, distill
@@ -120,13 +119,6 @@ def test_whoever_corrects_all_of_a_short_secret_recovers_nothing() -> None:
     seen = Evidence(right, np.full(3, -np.inf), lengths)
     assert make_recovery("hints:4").recovered(seen).tolist() == [False, False, True]
     assert make_recovery("prefix").recovered(seen).tolist() == [False] * 3
-
-
-def test_first_divergences_stop_at_the_end() -> None:
-    tokens = torch.from_numpy(SECRETS.tokens.astype(np.int64))
-    left = read_divergences(MODEL, tokens, PREFIX).numpy()
-    exact = extract(MODEL, SECRETS).exact
-    assert (left == SECRETS.suffix_length).tolist() == exact.tolist()
 
 
 def test_a_search_measures_secrets_alone() -> None:

@@ -17,7 +17,7 @@ import torch
 from checkpoints import DTYPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reciting import PREFIX, model_named, passages
+from reciting import model_named, passages
 from tiny_compact import VOCABULARY, stock
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo
 
@@ -27,7 +27,6 @@ from evals.data import Samples
 from evals.measure.edits import sharing
 from evals.measure.edits.engine import Engine, MeasuredEdit
 from evals.measure.memorization.extraction import extract, run_pass
-from evals.run.early_exit import read_divergences
 from evals.run.models import open_model
 from evals.run.resuming import run_from_block, run_tokens
 from surgery.editing.in_memory import Editable, short_circuit
@@ -283,9 +282,6 @@ def test_likelihoods_that_are_not_finite_are_an_error():
     message = "base model: the model gives likelihoods that are not finite"
     with pytest.raises(MeasurementError, match=message):
         Engine(model, passages("neox-parallel"), windows(), batch_size=8).measure([])
-    rows = torch.from_numpy(passages("neox-parallel").tokens.astype(np.int64))
-    with pytest.raises(MeasurementError, match="likelihoods that are not finite"):
-        read_divergences(model, rows, PREFIX)  # as `collect` reads
 
 
 @settings(max_examples=8, deadline=None)

@@ -213,23 +213,16 @@ def _keep_recited(
     model: PreTrainedModel, batch: list[Window], cut: Windows, size: int
 ) -> list[dict[str, Any]]:
     """Tests a batch in parts of `size` rows, and returns the windows to keep."""
-    import torch
-
     from evals.measure.memorization.extraction import run_pass
     from evals.measure.memorization.measures import token_accuracy
     from evals.run.batching import row_ranges
-    from evals.run.early_exit import read_divergences
 
     tokens = np.stack([window.tokens for window in batch])
 
     def score(rows: slice) -> npt.NDArray[np.floating[Any]]:
         some = tokens[rows]
-        if cut.min_score < 1:
-            result = run_pass(model, some, cut.prefix, batch_size=size)
-            return token_accuracy(result.predictions.greedy, some[:, cut.prefix :])
-        ids = torch.from_numpy(some.astype(np.int64))
-        left = read_divergences(model, ids, cut.prefix).numpy()
-        return np.asarray(left == cut.suffix, dtype=np.float64)
+        result = run_pass(model, some, cut.prefix, batch_size=size)
+        return token_accuracy(result.predictions.greedy, some[:, cut.prefix :])
 
     parts = share(score, row_ranges(len(batch), size))
     return [
