@@ -20,7 +20,6 @@ from evals.data.samples import record_samples
 from evals.jobs.asking import MeasureRequest
 from evals.jobs.measurement import Measurement
 from evals.jobs.measuring import ModelResults
-from evals.jobs.reporting import write_commands
 from evals.measure.attacks.names import ATTACKERS, list_untried
 from evals.measure.differences import compare_losses
 from evals.measure.memorization.protocol import ExtractionResults, Protocol, measure
@@ -388,9 +387,7 @@ def make_report(
             baseline_from_cache=True,
             controls=[{"name": "control.txt", "sha256": "f" * 64}],  # type: ignore[list-item]
         ),
-        commands=[],
     )
-    report = report.model_copy(update={"commands": write_commands(report, asked)})
     return describe(report)
 
 

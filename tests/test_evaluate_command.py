@@ -9,9 +9,7 @@ are those of its parts; limits decide the exit code; mistakes are found before a
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -153,39 +151,6 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
         batch_size=4,
     )
     assert report.settings == asked.to_settings()
-    words = shlex.split(report.commands[-1])
-    assert words[:3] == ["attn-surgery", "evaluate", "edited"]
-    *words, settings = words  # those without an option, in one text
-    assert json.loads(settings) == {
-        "prefix-length": str(PREFIX), "suffix-length": str(SUFFIX), "draws": "1",
-        "include-path": "tasks", "dtype": "float32", "batch-size": "4",
-    }  # fmt: skip
-    assert Counter(words) == Counter(
-        [
-            *(
-                "attn-surgery",
-                "evaluate",
-                "edited",
-                "--max",
-                "relearn=0.7",
-                "--tasks",
-                ",".join(NAMES),
-            ),
-            *(
-                "--baseline",
-                "base",
-                "--samples",
-                "samples.jsonl",
-                "--heldout",
-                "control.txt",
-                "--max-drop",
-                "*=0.9",
-            ),
-            *("--max-drop", "local_whole=0.5", "--max-extraction", "0.7", "--attack", "cheap"),
-            *("--attack", "quantized:4", "--attack", "relearn", "--config"),
-        ]
-    )
-    assert report.commands[0].startswith("attn-surgery export ")
 
 
 def test_what_the_passages_can_decide_is_said_beforehand(done):
@@ -261,10 +226,6 @@ def test_limits_that_fail_are_named_and_the_report_is_written(work):
 
 
 def test_no_path_of_this_machine_is_written(work, done):
-    report = read_report(done[1])
-    assert report.commands[-1].startswith("attn-surgery evaluate edited ")
-    assert " --baseline base " in report.commands[-1]
-    assert "--samples samples.jsonl " in report.commands[-1]
     for folder in (done[1], work / "edited"):
         written = files_in(folder)
         assert {"report.json", "report.html", "report.md"} <= {path.name for path in written}

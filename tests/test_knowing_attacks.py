@@ -48,7 +48,7 @@ from evals.measure.attacks.graft import (
     open_sibling,
     put_positions,
 )
-from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
+from evals.measure.attacks.names import choose_attacks, make_attack
 from evals.measure.attacks.quantized import quantize_matrices
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.trying import KINDS, AttackPlan, try_attacks
@@ -352,7 +352,6 @@ def test_the_names_of_leaks_and_grafts() -> None:
     assert audit.attack_names == ("sampling:5", "graft", "sampling:7")
     report = MeasureRequest.of(command="evaluate", models=("m",), baseline="lab:pythia", **asked)
     assert report.attacks.max == {"sampling:7": 0.1}
-    assert "--sibling some/base" in report.to_command()
     limits = SearchRequest.of(model="m", samples="s", max={"graft:a": 0.1, "any": 0.2})
     assert (limits.attacks.max, limits.attacks.sibling) == ({"graft": 0.1, "any": 0.2}, "a")
     for names in (("leak@9", "sampling:9"), ("sampling:9", "leak@9"), ("leak@9", "leak@9")):
@@ -386,7 +385,6 @@ def test_groups_hold_graft_only_where_there_is_a_sibling(group) -> None:
     assert set(beside) - set(without) == (
         {"graft"} if group == "cheap" else {"graft", "graft-wide"}
     )
-    assert shorten_names(beside, sibling=True)[0] == shorten_names(without)[0] == group
     assert choose_attacks(["graft"]) == ("graft",)
     assert {"revive"} <= set(choose_attacks([]))
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from functools import reduce
@@ -20,16 +19,13 @@ import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import snapshot
 from example_report import (
-    STEP,
     alone,
     ask_for,
     bare,
     example,
     example_of,
-    make_edit,
     measurement_of,
     put_report,
-    unlimited,
 )
 from pydantic import ValidationError
 
@@ -37,7 +33,6 @@ import surgery
 from cli.commands.edit.export import command as export
 from cli.commands.edit.heal import command as heal
 from cli.commands.measure.evaluate import command as evaluate
-from cli.config import IN_FILE, with_config
 from evals.jobs.evaluating import attach
 from evals.run.statistics import Interval
 from evals.table.measured import measure_value
@@ -95,7 +90,7 @@ def test_a_report_that_was_changed_is_refused(folder: Path) -> None:
     assert whole is not None
     assert set(sent) == {"report.json", "report.html", "report.md"}
     report = json.loads(text)
-    sentences = [("edits", 0, "verdict"), ("commands", 0), ("names", "recited", "label")]
+    sentences = [("edits", 0, "verdict"), ("names", "recited", "label")]
     for *way, last in [*numbers(report), *sentences]:
         place = reduce(getitem, way, report)
         before, place[last] = place[last], 7 if isinstance(place[last], float) else PASSAGE
@@ -161,55 +156,12 @@ COMMANDS = {"export": export, "heal": heal, "evaluate": evaluate}
 LINEAR = [{"block": 1, "heads": [0, 1, 2, 3], "variant": "linear"}]
 
 
-def parse(words: str) -> dict[str, Any]:
-    """What a command of a report asks for."""
-    name, kind, *options = shlex.split(words)
-    assert name == "attn-surgery"
-    context = with_config(COMMANDS[kind]).make_context(kind, options)
-    return {**context.meta.get(IN_FILE, {}), **context.params}
-
-
 def test_an_earlier_schema_is_refused_in_one_line(folder: Path) -> None:
     earlier = {"schema_version": 5, "figures": [], "edits": []}
     put_report(folder, example_of(folder), **{"report.json": json.dumps(earlier)})
     what = r"is a report of another version of attn-surgery \(expected schema 6, got 5\); evaluate"
     with pytest.raises(OutputError, match=what):
         find_publishable(folder)
-
-
-def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
-    """What no name says but the record does: the lab's text, and another type to save as."""
-    data = {"name": "hf:me/data:train:text", "size": None, "sha256": None}
-    lab = data | {"name": "lab calibration text"}
-    text = {key: value for key, value in STEP["calibration"].items() if key != "blocks"}
-
-    def first(**more: Any) -> dict[str, Any]:
-        return parse(example(edit=make_edit(parts=LINEAR, **more)).commands[0])
-
-    hub = first(source={"model": "me/mistral", "commit": "c" * 40}, family="llama",
-                calibration=text | {"sources": [data]})  # fmt: skip
-    assert (hub["model"], hub["revision"]) == ("me/mistral", "c" * 40)
-    assert hub["calibration"] == (data["name"],)
-    own = first(source={"model": "lab:gpt-neo"}, family="gpt_neo",
-                calibration=text | {"sources": [lab]})  # fmt: skip
-    assert (own["revision"], own["calibration"]) == (None, ())
-    healing = text | {"sources": [lab], "steps": 8, "rows": 1, "learning_rate": 0.1, "seed": 0}
-    healing |= {"device": "cpu", "threads": 1, "losses": [1.0] * 8}
-    for source in ("lab:gpt-neo", "me/model"):
-        cut = STEP | {"source": {"model": source}, "parts": LINEAR}
-        healed = cut | {"parts": [], "healing": healing, "calibration": None, "one_hot": None}
-        steps = [cut, healed | {"source": {"model": "cut"}}]
-        made, heal, _ = map(parse, example(edit={"history": steps}).commands)
-        assert (str(made["output"]), heal["model"], heal["steps"]) == ("cut", "cut", 8)
-        assert heal["text"] == ("lab:pythia",)
-
-
-def test_the_command_of_a_report_repeats_its_limits() -> None:
-    """To the last digit, whatever a limit is."""
-    limits = {"any": 0.012345678, "relearn": 1e-7, "greedy": 1.0}
-    asked = unlimited(max=limits, max_drop={"piqa": 1 / 3})
-    asked = parse(example(asked=asked).commands[-1])
-    assert (asked["max"], asked["max_drop"]) == (limits, {"piqa": 1 / 3})
 
 
 def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:

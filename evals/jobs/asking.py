@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,6 @@ from evals.run.groups import Never, Passages, Revision, Run, ShowText, Texts
 from evals.run.lm_eval.request import Tasks
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.request import Option, Request, Use, list_places, refuse_unused
-from surgery.card.command import spell
 from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 
@@ -193,31 +191,3 @@ class MeasureRequest(Request):
         """What a report says was asked, by flat names, as JSON has it."""
         settings: dict[str, Any] = to_jsonable_python(dict(self.list_values()))
         return settings
-
-    def to_command(self) -> str:
-        """The command for the same request, as you would type it."""
-        from evals.measure.attacks.names import shorten_names
-
-        asked, typed = self.attacks, TYPED[self.command].split()
-        shown = {
-            "tasks": [",".join(self.benchmarks.tasks) or None],
-            "attack": shorten_names(asked.attack, sibling=asked.sibling is not None),
-        }
-        values = {name: shown.get(name, value) for name, value in self.list_values()}
-        del values["models"]
-        in_file = [_name_option(name) for name in values if name not in typed]
-        given = {_name_option(name): _list_words(value) for name, value in values.items()}
-        return shlex.join(["attn-surgery", self.command, *self.models, *spell(given, in_file)])
-
-
-def _name_option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _list_words(value: Any) -> list[object]:
-    """The values of an option, as they are typed."""
-    if value is None or isinstance(value, bool):
-        return [""] if value else []
-    if isinstance(value, Mapping):
-        return [f"{name}={str(limit).removesuffix('.0')}" for name, limit in value.items()]
-    return [*value] if isinstance(value, list | tuple) else [value]

@@ -17,7 +17,7 @@ from evals.jobs.measuring import (
     measure_model,
     tokenize,
 )
-from evals.jobs.reporting import find_relation, make_report, record_request, write_commands
+from evals.jobs.reporting import find_relation, make_report, record_request
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.sibling import (
     check_sibling,
@@ -101,7 +101,6 @@ class Measurement:
             }
         )
         request = self.request.model_copy(update={"models": (name,)})
-        found = found.model_copy(update={"commands": write_commands(found, request)})
         results = {key: one for key, one in self.results.items() if key not in others}
         results[EDITED] = results.pop(edit.of)
         return Measurement(found, request, results, self.left)

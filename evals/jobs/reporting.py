@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from itertools import zip_longest
 from typing import Any
 
 from evals.data import describe_samples, list_row_warnings
@@ -29,7 +27,6 @@ from evals.run.lm_eval.tasks import describe_task
 from evals.run.statistics import SEED
 from evals.table.limits import Asked, ask, ask_form, ask_tasks, decide, find_void, settle
 from evals.table.words import describe
-from surgery.card.command import write_command
 from surgery.card.facts import make_printable
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import History, Manifest, is_word
@@ -42,7 +39,6 @@ from surgery.record.report import (
     Relation,
     Report,
 )
-from surgery.selection import variant_name
 
 MOST_PASSAGES = 12
 _AREAS = {SCORE}
@@ -99,9 +95,7 @@ def make_report(
             controls=list(materials.controls),
             sibling=sibling.identified.model_dump(mode="json") if sibling else None,
         ),
-        commands=[],
     )
-    report = report.model_copy(update={"commands": write_commands(report, request)})
     return describe(report)
 
 
@@ -271,26 +265,6 @@ def record_request(
         dtype=first.asked.dtype,
     )
     return recorded
-
-
-def write_commands(report: Report, request: MeasureRequest) -> list[str]:
-    """The commands that make the models and their report again."""
-    made = [command for edit in report.edits for command in _write_steps(edit)]
-    return [*dict.fromkeys(made), request.to_command()]
-
-
-def _write_steps(found: EditRecord) -> list[str]:
-    """The commands that made a model, in folders of the recorded names; empty if no options say
-    what was cut. Of a Hub id, the folder has the last part."""
-    steps = found.edit.history if found.edit else []
-    if any(variant_name(step.cut_parts) == "mixed" for step in steps):
-        return []
-    written = []
-    for step, following in zip_longest(steps, steps[1:]):
-        output = following.source.model if following else found.name.rpartition("/")[2]
-        plan = "plan.json" if step.taught_by_choice else None  # of the search: only it says which
-        written.append(shlex.join(write_command(step, step.source.model, plan=plan, output=output)))
-    return written
 
 
 def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:

@@ -61,7 +61,6 @@ def render_html(report: Report) -> str:
         provenance=ran,
         show=show,
         list_leaves=list_leaves,
-        named_only=NAMED_ONLY,
         describe_limit=describe_limit,
         signs=_SIGNS,
         states={state: STATES[state] for state in STATES if state in decided},
@@ -152,12 +151,7 @@ def render_markdown(report: Report) -> str:
         facts += _list_untried(edit)
         lines += [f"- {as_line(key)}: {as_line(text)}" for key, text in facts] + [""]
     lines += ["## Limits", "", *(f"- {as_line(limit)}" for limit in LIMITS), ""]
-    lines += ["## To make this report again", "", NAMED_ONLY, ""]
-    lines += [f"    {' '.join(command.splitlines())}" for command in report.commands]
     return "\n".join(lines)
-
-
-NAMED_ONLY = "Files and folders are given by name only: put the paths before them."
 
 
 def _write_title(report: Report) -> str:

@@ -205,8 +205,7 @@ class Report(Result):
     `twin`: the model that never saw the passages. `attackers`: what someone may do, from who just
     asks the model on; attacks name theirs. `front`, `map`: edits that a search found, and
     what each unit is worth and costs. `samples`: the passages; `longer` of them go on after the
-    suffix. `settings`: the request, with names instead of paths. `commands`: they make this report
-    again.
+    suffix. `settings`: the request, with names instead of paths.
     """
 
     created: Word
@@ -219,7 +218,6 @@ class Report(Result):
     front: list[FrontPoint] = Field(default_factory=list)
     settings: dict[Word, Setting]
     provenance: Provenance
-    commands: list[Long]
 
     @model_validator(mode="after")
     def _is_of_its_models(self) -> Report:

@@ -228,13 +228,3 @@ def list_untried(names: Collection[str]) -> list[str]:
 
 def _cut_number(name: str) -> str:
     return re.sub(r":\d+$", "", name)
-
-
-def shorten_names(names: Sequence[str], *, sibling: bool = False) -> list[str]:
-    """The shortest names that `choose_attacks` turns into these: groups replace their attacks."""
-    left, found = list(names), []
-    for group, attacks in list_groups(sibling=sibling).items():
-        if set(attacks) <= set(left):
-            found.append(group)
-            left = [name for name in left if name not in attacks]
-    return found + left
