@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from surgery.checkpoint.configuration import check_config
 from surgery.checkpoint.source import (
-    ADAPTER,
-    ADAPTER_WEIGHTS,
     CARD,
     INDEX,
     MANIFEST,
@@ -148,7 +146,7 @@ def name_first(model: ResolvedModel) -> str:
 def find_export(
     model: str | Path, revision: str | None = None
 ) -> tuple[ResolvedModel, tuple[str, ...] | None]:
-    """Finds an edited model like `find_model`, or an adapter, with every file that its manifest
+    """Finds an edited model like `find_model`, with every file that its manifest
     accounts for.
 
     Returns the model, and the names of all other files of a Hub repository: if there are any, or
@@ -171,7 +169,7 @@ def find_export(
         names = () if manifest is None else (*manifest.files, *manifest.reports)
         return all((folder / name).is_file() for name in names)
 
-    found, others = _find(model, revision, fetch, is_whole, adapters=True)
+    found, others = _find(model, revision, fetch, is_whole)
     return found, () if found.source.commit is None else others
 
 
@@ -195,13 +193,10 @@ def _find(
     revision: str | None,
     use: Callable[[HfApi, _HubModel], T],
     is_whole: Callable[[Path], bool] = lambda folder: True,
-    *,
-    adapters: bool = False,
 ) -> tuple[ResolvedModel, T | None]:
     """Returns the model and what `use` makes of it on the Hub; None if it is in a folder.
 
-    `is_whole`: whether an earlier download suffices where the Hub cannot be reached. `adapters`:
-    whether it may be an adapter there.
+    `is_whole`: whether an earlier download suffices where the Hub cannot be reached.
     """
     folder, used = find_folder(model, revision), None
     if folder is not None:
@@ -210,10 +205,10 @@ def _find(
     revision = revision or named or None
     try:
         with open_client(name, revision) as api:
-            hub = _look_up(api, name, revision, adapters=adapters)
+            hub = _look_up(api, name, revision)
             folder, used = hub.folder, use(api, hub)
     except UnreachableError:
-        folder = _find_download(name, revision, adapters=adapters)
+        folder = _find_download(name, revision)
         if folder is None or not is_whole(folder):
             raise
     return ResolvedModel(folder, Source(model=name, revision=revision, commit=folder.name)), used
@@ -241,7 +236,7 @@ def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
 
 @dataclass(frozen=True)
 class _HubModel:
-    """A Hub model that can be edited, or an adapter. `folder` is its commit in the cache, with its
+    """A Hub model that can be edited. `folder` is its commit in the cache, with its
     config.
 
     `weights`: the files of the format that is used.
@@ -296,25 +291,21 @@ def _matches(file: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(file, pattern) for pattern in patterns)
 
 
-def _look_up(api: HfApi, name: str, revision: str | None, *, adapters: bool) -> _HubModel:
-    """Downloads the small files, and checks that the model can be edited and has weights.
-    `adapters`: as for `_find`."""
+def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
+    """Downloads the small files, and checks that the model can be edited and has weights."""
     from huggingface_hub import snapshot_download
 
     there = find_published(api, name, revision)
     files = there.files
-    adapted = is_adapter(files.__contains__)
-    if adapted and not adapters:
+    if is_adapter(files.__contains__):
         raise refuse_adapter(f"Hub model {name}")
-    if not adapted and CONFIG not in files:
+    if CONFIG not in files:
         raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")
     entry = find_weights(files.__contains__)
-    wanted = (CONFIG, MANIFEST, ADAPTER, entry)
+    wanted = (CONFIG, MANIFEST, entry)
     small = [f for f in files if f in wanted and f not in (SAFETENSORS, PICKLE)]
     # by name, not by commit, so that the cache knows the name for offline work
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
-    if adapted:
-        return _HubModel(there, folder, {}, tuple({ADAPTER_WEIGHTS} & files.keys()))
     config = read_config(folder)
     check_config(config, family_of(config))
     if entry is None:
@@ -334,8 +325,8 @@ def _list_weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str
     return tuple(dict.fromkeys(weight_map.values()))
 
 
-def _find_download(name: str, revision: str | None, *, adapters: bool) -> Path | None:
-    """Returns the folder of an earlier download if it is complete. `adapters`: as for `_find`."""
+def _find_download(name: str, revision: str | None) -> Path | None:
+    """Returns the folder of an earlier download if it is complete."""
     from huggingface_hub import snapshot_download
 
     wanted = [CONFIG, MANIFEST, *SIDECARS]  # the client raises if one of these is missing
@@ -344,8 +335,6 @@ def _find_download(name: str, revision: str | None, *, adapters: bool) -> Path |
             snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted)
         )
         files = [path.name for path in folder.iterdir()]
-        if adapters and is_adapter(files.__contains__):
-            return folder if ADAPTER_WEIGHTS in files else None
         entry = find_weights(files.__contains__)
         complete = CONFIG in files and entry is not None and _list_weights(entry, folder, files)
     except (OSError, ValueError, SurgeryError):

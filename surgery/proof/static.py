@@ -31,6 +31,8 @@ from surgery.checkpoint.configuration import check_processors
 from surgery.checkpoint.content import hash_content, hash_file
 from surgery.checkpoint.inventory import Inventory, check_biases, make_inventory
 from surgery.checkpoint.source import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
     SAFETENSORS,
     SAFETENSORS_INDEX,
     Checkpoint,
@@ -42,7 +44,6 @@ from surgery.families import family_of
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.plan import Plan
-from surgery.proof.adapter import AdapterChecks
 from surgery.proof.expected import (
     check_repeats,
     is_scrubbed,
@@ -240,7 +241,26 @@ def _name_step(step: Step, plan: Plan) -> str:
     return "erased" if step.erasing else "healed"
 
 
-WITH_SOURCE = (*FileChecks.with_source, *AdapterChecks.with_source)
+class AdapterChecks(FolderChecks):
+    """The checks of an adapter's folder: its files are as recorded. They prove no more."""
+
+    alone: ClassVar[tuple[str, ...]] = ("files", "contents")
+    with_source: ClassVar[tuple[str, ...]] = ("source",)
+
+    def check_contents(self) -> str:
+        if strangers := sorted(self.manifest.files.keys() ^ {ADAPTER, ADAPTER_WEIGHTS}):
+            has = strangers[0] in self.manifest.files
+            what = "is not part of an adapter" if has else "is not in the manifest"
+            raise CheckpointError(f"{strangers[0]} {what}")
+        return "an adapter, and no code; what it holds is not checked"
+
+    def check_source(self) -> str:
+        if self.begins != len(self.manifest.history) - 1:
+            raise CheckpointError("the adapter stands beside another source")
+        return "the recorded one; the adapter was not compared with it"
+
+
+WITH_SOURCE = FileChecks.with_source
 
 
 def list_checks(folder: Path, manifest: Manifest, found: ResolvedModel | None) -> Iterator[Check]:

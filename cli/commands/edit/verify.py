@@ -41,9 +41,8 @@ def command(
     must give the same tensors. Of an erased or healed model, only names, types, and shapes of the
     trained tensors can be compared, and that training changed any.
 
-    Of an adapter (erase --as-adapter), adapter_config.json must follow from the record, and what
-    was learned must not be zero. With --source, that must be the recorded model, and peft must make
-    just these tensors beside its weights.
+    Of the folder of an adapter (erase --as-adapter), only the files are compared with the record,
+    and --source must be the recorded model. What the adapter holds is not checked.
 
     With or without --source, a model runs on a new random input: edited heads must depend on each
     token alone, and all others must still mix tokens. The generated parts of README.md
