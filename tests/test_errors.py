@@ -560,7 +560,6 @@ def test_an_output_over_the_source(
         tmp_path / "link" / "out",
         tmp_path / "source" / ".." / "source",
         ".",
-        "",
         "..",
         "out",
     ]
@@ -717,7 +716,7 @@ def test_memory_that_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch)
     call = ("audit", "lab:pythia", "--baseline", "lab:pythia")
     ways = "take a smaller batch-size of --config or --config '{dtype: bfloat16}' or no --attack"
     attn_surgery(*call).assert_error("out of memory", ways)
-    monkeypatch.setattr("evals.jobs.erasing.open_erase", fail)
+    monkeypatch.setattr("cli.commands.edit.erase.open_erase", fail)
     attn_surgery("erase", "lab:pythia").assert_error("out of memory", "take --adapters 8")
 
 
@@ -730,9 +729,10 @@ def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     done = export_to(source, out, "--json")
     assert done.json["output"] == str(out)
     assert set(done.json) >= {"output", "family", "variant", "layout", "blocks", "rewritten"}
-    layout, unmeasured = done.stderr.splitlines()
+    layout, unmeasured, later = done.stderr.splitlines()
     assert layout.startswith("layout stock: ")
     assert unmeasured.startswith("Nothing measured yet. ")
+    assert f"heal {out} --source {source}" in later
     found = attn_surgery("inspect", out, "--json")
     assert found.stderr == ""
     assert found.json["attention_free"] == {"1": "identity"}

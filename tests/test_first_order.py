@@ -251,20 +251,10 @@ def test_rows_have_random_numbers_of_their_own(monkeypatch, of):
     part = values(model, of, HEADS_OF_ALL, rows=7)
     np.testing.assert_allclose(part, whole[..., :7], **close)
     monkeypatch.setattr(first_order, "_BYTES", 1)
-    monkeypatch.setattr(first_order, "measure_memory", lambda device: 0)
     done = []
     alone = values(model, of, HEADS_OF_ALL, rows=7, advance=done.append)
     assert done == [1] * 7
     np.testing.assert_allclose(alone, whole[..., :7], **close)
-
-
-def test_more_rows_go_together_on_a_machine_with_more_memory(monkeypatch):
-    found = []
-    for memory in (1, 16, 64):
-        monkeypatch.setattr(first_order, "measure_memory", lambda device, n=memory: n << 30)
-        found.append(first_order._rows_at_once(stock("neo"), 16))
-    assert found[0] == found[1]
-    assert found[2] // found[1] == 4
 
 
 def test_the_model_is_left_as_it_was():

@@ -178,8 +178,7 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert (found.n, found.n_held_back) == (20, 20)
     assert value(found, "recited") == 1
     assert value(found, "kl") == 0
-    pictures = {f"{name}.{form}" for name in ("front", "model") for form in ("png", "svg")}
-    named = {"search.json", "plan.json", "config.yaml", *pictures}
+    named = {"search.json", "plan.json", "config.yaml", "front.png", "front.svg"}
     assert set(snapshot(output)) == named
     written = json.loads((output / "search.json").read_text())
     assert written == found.to_dict() | {"plan": "plan.json"}
@@ -447,7 +446,7 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
         notes=["held-back passages: 20 passages can support 50%"],
     )
     assert set(snapshot(tmp_path / "found")) == {
-        *("search.json", "front.png", "front.svg", "model.png", "model.svg", "config.yaml")
+        *("search.json", "front.png", "front.svg", "config.yaml")
     }
     found = read_search(tmp_path / "found")
     assert found.front

@@ -108,7 +108,7 @@ def test_the_exported_edit_keeps_every_limit_as_was_reported(
     assert result.settings["max"] == others
     plan = ("--plan", folder / "plan.json", "--output", tmp_path / "out")
     assert attn_surgery("export", model, *plan).code == 0
-    loaded = open_model(str(tmp_path / "healed"), device="cpu")
+    loaded = open_model(str(tmp_path / "out"), device="cpu")
     rows = load_samples(str(samples), prefix_length=6, suffix_length=5)
     rows = rows.select(rows.trained_on)
     windows = cut_windows([texts[0].read_text()], loaded.tokenizer, 11)

@@ -234,44 +234,6 @@ def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None
     assert "They say nothing of passages that were not listed." in page
 
 
-def test_edits_that_were_taught_and_that_were_not_stand_side_by_side(
-    work: Path, tmp_path: Path
-) -> None:
-    """The same passages are all there is to one edit, and a sample to another."""
-    cut = attn_surgery(
-        "export", work / "base", "--drop-attn", 1, "--variant", "zero", "--output", tmp_path / "cut"
-    )
-    assert cut.code == 0, cut
-    report = evaluate(work, tmp_path / "two", work / "all", tmp_path / "cut")
-    ends = [take(report, "recited", edit.of).ci95 for edit in report.edits]
-    assert ends[0] is None
-    assert ends[1] is not None
-    mixed = evaluate(work, tmp_path / "mixed", work / "half", work / "all", more=LIMITED)
-    assert [edit.chose["taught"] for edit in mixed.edits] == [6, 12]
-    assert not [edit for edit in mixed.edits if "may have" in edit.verdict]
-    first, second = (take(mixed, "recited", edit.of) for edit in mixed.edits)
-    assert (first.n, second.n) == (6, 6)
-    assert (first.ci95 is None, second.ci95) == (False, None), "the second was taught these, too"
-    for edit in mixed.edits:
-        taught = take(mixed, "recited", edit.of, "taught")
-        assert (taught.n, taught.ci95) == (6, None)
-        limits = [name_limit(limit) for limit in mixed.list_limits(edit.of)]
-        assert limits == ["max greedy", "max greedy, taught"]
-    rows = [json.loads(line) for line in (work / "samples.jsonl").read_text().splitlines()]
-    half, _ = deal_passages(read(work), SEED)
-    write_rows(work / "taught.jsonl", [rows[at] for at in half])
-    alone = attn_surgery(
-        *("extract", work / "all", "--baseline", work / "base", *CUT, "--device", "cpu"),
-        *("--samples", work / "taught.jsonl", "--heldout", work / "text.txt", "--json"),
-    )
-    for of, name in (("base", "base"), (mixed.edits[1].of, "edited")):
-        taught, measured = (
-            take(mixed, "recited", of, "taught"),
-            take(read_report(alone), "recited", name),
-        )
-        assert taught.value == measured.value, "of the same passages"
-
-
 def test_passages_that_hold_those_taught_are_told_apart_only_by_how_they_were_taken(
     work: Path, tmp_path: Path
 ) -> None:
