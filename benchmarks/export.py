@@ -3,11 +3,10 @@
     python benchmarks/export.py                    # the 1.4B and the 2.8B shape: 20 GB of disk
     python benchmarks/export.py --shape 160m       # a small one
 
-Five whole processes take turns, imports included:
+Four whole processes take turns, imports included:
 
 - export: `attn-surgery export DIR --drop-attn LAST_FOUR`, the manifest's sums included
 - copy:   `cp -r` of the folder, then `sha256sum` of the copy
-- safe:   the same, flushed to disk before, as an export is
 - sums:   `sha256sum` of the weights alone, which no export with sums can undercut
 - save:   load through transformers, edit in memory, `save_pretrained`
 
@@ -74,10 +73,6 @@ def benchmark(
             *("--drop-attn", f"{blocks - 4}-{blocks - 1}", "--output", str(target)),
         ],
         "copy": ["sh", "-c", 'cp -r "$0" "$1" && sha256sum "$1"/*', str(source), str(target)],
-        "safe": [
-            *("sh", "-c", 'cp -r "$0" "$1" && sync "$1"/* && sha256sum "$1"/*'),
-            *(str(source), str(target)),
-        ],
         "sums": ["sha256sum", *map(str, sorted(source.glob("*.safetensors")))],
         "save": [sys.executable, "-c", _SAVE, str(source), str(target), str(blocks - 4)],
     }
@@ -114,9 +109,7 @@ def benchmark(
 @click.command()
 @click.option("--shape", "shapes", multiple=True, help="[default: 1.4b and 2.8b]")
 @click.option("--rounds", default=3, show_default=True)
-@click.option(
-    "--only", multiple=True, type=click.Choice(["export", "copy", "safe", "sums", "save"])
-)
+@click.option("--only", multiple=True, type=click.Choice(["export", "copy", "sums", "save"]))
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Where to work.  [default: temporary]"
 )
