@@ -184,7 +184,7 @@ def _check_value(option: click.Parameter, value: Any) -> Any:
     """Returns a value in the form that click takes: text as typed. Raises `BadParameter`."""
     joined = option.metavar == COMMAS
     several = getattr(option, "multiple", False) or option.nargs == -1 or joined
-    if not several and isinstance(value, list) and len(value) == 1:
+    if isinstance(option, click.Argument) and isinstance(value, list) and len(value) == 1:
         value = value[0]  # as a result writes its MODEL
     values = value if several and isinstance(value, list) else [value]
     kinds = (str, bool) if getattr(option, "is_flag", False) else str
