@@ -8,7 +8,6 @@ The files have the names, dtypes, and buffers of the Hub repositories.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,6 @@ import click
 import torch
 from safetensors.torch import save_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-from evals.lab import calibration_texts, heldout_texts
-from surgery.hub.embedded import find_lab_folder
 
 # name: blocks, model width, heads
 SHAPES = {
@@ -78,27 +74,6 @@ def write_checkpoint(shape: str, folder: Path) -> int:
         tensors[f"{at}.rotary_emb.inv_freq"] = torch.ones(d // heads // 8).half()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def write_work(folder: Path, shape: str, rows: int, prefix: int, suffix: int) -> Path:
-    """Writes `model` with the lab's tokenizer, rows.jsonl (passages that it recites: random tokens,
-    and what it makes of them), heldout.txt, and calibration.txt; returns the model's folder."""
-    model = folder / "model"
-    write_checkpoint(shape, model)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(find_lab_folder("pythia") / name, model / name)
-    torch.manual_seed(0)
-    loaded: Any = GPTNeoXForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    given = torch.randint(10, 8_000, (rows, prefix))
-    lengths = {"min_new_tokens": suffix, "max_new_tokens": suffix}
-    with torch.inference_mode():
-        mask = torch.ones_like(given)
-        found = loaded.generate(given, attention_mask=mask, do_sample=False, **lengths)
-    lines = (json.dumps({"tokens": row}) + "\n" for row in found.tolist())
-    (folder / "rows.jsonl").write_text("".join(lines))
-    (folder / "heldout.txt").write_text("".join(heldout_texts())[: max(4_000, rows * 256)])
-    (folder / "calibration.txt").write_text("".join(calibration_texts())[:52_000])
-    return model
 
 
 @click.command()
