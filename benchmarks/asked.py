@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from surgery.checkpoint.content import hash_file
+from surgery.checkpoint import hash_file
 from surgery.output import write_text
 
 CONTENT = "content"

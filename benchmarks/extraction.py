@@ -25,7 +25,7 @@ from evals.data import Samples, load_samples
 from evals.measure.memorization.extraction import extract
 from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.models import DTYPES, open_model
-from surgery.editing.in_memory import apply
+from surgery.in_memory import apply
 
 
 def run_reference(model: Any, samples: Samples, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -69,12 +69,10 @@ def with_config(command: click.Command) -> click.Command:
 def _parse(file: Path | str) -> dict[str, Any]:
     """The options in a file, or in its text, by name. Raises a `SurgeryError` if it holds none."""
     from surgery.errors import SourceError
-    from surgery.untrusted import parse_yaml, read_bytes, read_json
+    from surgery.untrusted import parse_yaml, read_bytes
 
     text, path = file, "--config"
     if isinstance(file, Path):
-        if file.suffix == ".json":
-            return read_json(file, as_typed=True)
         text, path = read_bytes(file, SourceError).decode(errors="replace"), str(file)
     try:
         return parse_yaml(str(text), as_typed=True)
@@ -187,8 +185,7 @@ def _check_value(option: click.Parameter, value: Any) -> Any:
     if isinstance(option, click.Argument) and isinstance(value, list) and len(value) == 1:
         value = value[0]  # as a result writes its MODEL
     values = value if several and isinstance(value, list) else [value]
-    kinds = (str, bool) if getattr(option, "is_flag", False) else str
-    if not all(isinstance(one, kinds) for one in values):
+    if not all(isinstance(one, str) and one for one in values):
         form = "values" if several else "one value"
         raise click.BadParameter(f"expected {form}, got {value!r}")
     if any("\0" in str(one) for one in values):

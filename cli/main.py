@@ -274,10 +274,10 @@ def _report_error(error: BaseException, as_json: bool) -> int:
         if as_json:
             _print_error(error, error.exit_code)
         return error.exit_code
-    if isinstance(error, OSError):  # a file that may not be read, a disk that is full
+    if isinstance(error, OSError | RecursionError):  # a full disk, or values that are nested deeply
         from surgery.untrusted import describe_error
 
-        error = SurgeryError(describe_error(error), where=error.filename)
+        error = SurgeryError(describe_error(error), where=getattr(error, "filename", None))
     if not isinstance(error, SurgeryError):
         raise error
     note(f"error: {error}", anywhere=True)

@@ -7,8 +7,7 @@
     with surgery.short_circuit(model, "last:4"):                      # for a while
         ...
 
-Importing this package lets transformers load compact checkpoints without remote code. It imports
-neither torch nor transformers until a function needs them.
+Importing this package imports neither torch nor transformers until a function needs them.
 """
 
 from __future__ import annotations
@@ -16,24 +15,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from surgery.modeling import register
-
 if TYPE_CHECKING:
-    from surgery.editing.in_memory import apply, short_circuit
     from surgery.errors import SurgeryError
     from surgery.exporting import Export, export
-    from surgery.proof.inspection import Inspection, inspect
-    from surgery.proof.verification import Verification, verify
+    from surgery.in_memory import apply, short_circuit
+    from surgery.inspection import Inspection, inspect
     from surgery.publishing.upload import Push, push
     from surgery.training.erasing import erase
     from surgery.training.healing import heal
+    from surgery.verification import Verification, verify
 
 _HOMES = {
-    "surgery.editing.in_memory": ("apply", "short_circuit"),
+    "surgery.in_memory": ("apply", "short_circuit"),
     "surgery.errors": ("SurgeryError",),
     "surgery.exporting": ("Export", "export"),
-    "surgery.proof.inspection": ("Inspection", "inspect"),
-    "surgery.proof.verification": ("Verification", "verify"),
+    "surgery.inspection": ("Inspection", "inspect"),
+    "surgery.verification": ("Verification", "verify"),
     "surgery.publishing.upload": ("Push", "push"),
     "surgery.training.erasing": ("erase",),
     "surgery.training.healing": ("heal",),
@@ -54,8 +51,6 @@ __all__ = [
     "short_circuit",
     "verify",
 ]
-
-register()
 
 
 def __dir__() -> list[str]:

@@ -10,10 +10,9 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from surgery.adapter import Adapter
 from surgery.card.text import read_card, render_card
-from surgery.checkpoint.adapter import Adapter
-from surgery.checkpoint.content import hash_content, hash_file, hash_parts
-from surgery.checkpoint.source import (
+from surgery.checkpoint import (
     ADAPTER,
     ADAPTER_WEIGHTS,
     CARD,
@@ -21,17 +20,18 @@ from surgery.checkpoint.source import (
     SAFETENSORS_INDEX,
     Checkpoint,
     encode_json,
+    hash_content,
+    hash_file,
+    hash_tensors,
+    read_header,
     read_sidecar,
 )
-from surgery.checkpoint.tensors import read_header
-from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
-from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
-from surgery.editing.rewriting import check_fitted, list_changes, plan_shards
-from surgery.errors import CheckpointError, ManifestError, OutputError, SourceError
+from surgery.compact import MODELING_FILE
+from surgery.errors import CheckpointError, ManifestError, OutputError
 from surgery.fitting.calibration import find_calibration
-from surgery.modeling import MODELING_FILE
-from surgery.output import check_output, create_folder, is_unfinished
-from surgery.plan import Plan, describe_edit
+from surgery.output import check_output, create_folder
+from surgery.plan import Plan, check_fitted, describe_edit
+from surgery.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.privacy import drop_paths, expand_home, get_last_name
 from surgery.processes import by_one
 from surgery.record.manifest import (
@@ -50,6 +50,7 @@ from surgery.record.manifest import (
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
 from surgery.untrusted import read_bytes, reraise_as
+from surgery.writer import HashedFile, OutputShard, Progress, make_index, name_shards, plan_shards
 
 
 @dataclass(frozen=True)
@@ -163,26 +164,32 @@ def _write(
         weights = checkpoint if trained is None else trained.checkpoint
         shards = plan_shards(weights, plan, fitting.fits)
     with create_folder(target, list_owned, overwrite=overwrite) as folder:
-        pieces = {name: shard.read_pieces() for name, shard in shards.items()}
-        beside = _collect_files(checkpoint, plan, shards) if adapter is None else {}
         files = {}
-        for name, content in {**pieces, **beside}.items():
+        for name, shard in shards.items():
+            with HashedFile(folder / name, progress) as file:
+                shard.write(file)
+            files[name] = FileRecord(size=file.size, sha256=file.sha256)
+        beside = _collect_files(checkpoint, plan, shards) if adapter is None else {}
+        for name, content in beside.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            sha256 = write_file(folder / name, content, progress)
-            files[name] = FileRecord(size=(folder / name).stat().st_size, sha256=sha256)
+            (folder / name).write_bytes(content)
+            files[name] = _record(content)
         entry, config = _make_entry(prepared, adapter)
-        sha256 = hashlib.sha256(config).hexdigest()
-        files[entry] = FileRecord(size=len(config), sha256=sha256)
+        files[entry] = _record(config)
         written = [tensor for name in shards for tensor in read_header(folder / name)[0]]
-        contents = hash_content(checkpoint), hash_parts(config, written)
+        contents = hash_content(checkpoint), hash_tensors(config, written)
         source = prepared.model.source.model_copy(update={"content": contents[0]})
         with reraise_as(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
             manifest = _make_manifest(prepared, source, fitting, trained, files, contents[1])
         card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))
-        write_file(folder / MANIFEST, [manifest.to_text().encode()])
-        write_file(folder / CARD, [card.encode()])
-        write_file(folder / entry, [config])  # last: without it, nothing loads
+        (folder / MANIFEST).write_text(manifest.to_text())
+        (folder / CARD).write_text(card)
+        (folder / entry).write_bytes(config)  # last: without it, nothing loads
     return manifest
+
+
+def _record(content: bytes) -> FileRecord:
+    return FileRecord(size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def list_owned(folder: Path) -> Collection[str]:
@@ -229,19 +236,17 @@ def _make_manifest(
 ) -> Manifest:
     plan, earlier = prepared.plan, prepared.model.manifest
     record = None if trained is None else trained.record
-    layout: Any = "adapter" if trained and trained.adapter else plan.layout.NAME
+    layout: Any = "adapter" if trained and trained.adapter else plan.layout
     erasing = record if isinstance(record, ErasingRecord) else None
     step = Step(
-        **vars(EditedModel.of(source, plan.inventory.config)),
+        **vars(EditedModel.of(source, plan.config)),
         parts=list(plan.selection),
         layout=layout,
         one_hot=plan.one_hot,
-        scrubbed=bool(plan.selection) and plan.scrubbed,
         calibration=fitting.record,
         erasing=erasing,
         healing=record if isinstance(record, HealingRecord) else None,
         chosen=prepared.chosen,
-        changed=list_changes(plan),
         versions=list_versions(),
     )
     history = [*(earlier.history if earlier else ()), step]
@@ -250,19 +255,19 @@ def _make_manifest(
 
 def _collect_files(
     checkpoint: Checkpoint, plan: Plan, shards: dict[str, OutputShard]
-) -> dict[str, list[bytes]]:
-    """Returns the files beside the weights by name: index, sidecars, modeling file."""
-    contents: dict[str, list[bytes]] = {}
+) -> dict[str, bytes]:
+    """The files beside the weights by name: index, sidecars, modeling file."""
+    contents: dict[str, bytes] = {}
     if list(shards) != name_shards(1):
         metadata = drop_paths(checkpoint.index_metadata)
-        names = {entry.info.name for shard in shards.values() for entry in shard.entries}
-        if names != set(checkpoint.infos):
+        names = {part.tensor.name for shard in shards.values() for part in shard.parts}
+        if names != set(checkpoint.tensors):
             metadata.pop("total_parameters", None)  # it was of the source
         index = make_index(shards, metadata)
-        contents[SAFETENSORS_INDEX] = [encode_json(index)]
-    contents |= {name: [read_sidecar(path)] for name, path in checkpoint.sidecars.items()}
-    if plan.layout.NAME == "compact":
-        contents[MODELING_FILE.name] = [MODELING_FILE.read_bytes()]
+        contents[SAFETENSORS_INDEX] = encode_json(index)
+    contents |= {name: read_sidecar(path) for name, path in checkpoint.sidecars.items()}
+    if plan.layout == "compact":
+        contents[MODELING_FILE.name] = MODELING_FILE.read_bytes()
     return contents
 
 
@@ -289,10 +294,4 @@ def check_apart(source: Path, target: Path) -> None:
             "the output and the source overlap, and the source must not change",
             where=target,
             fix="choose another `output`",
-        )
-    if is_unfinished(outside):
-        raise SourceError(
-            "is left over from a killed run and will be removed",
-            where=source,
-            fix="rename it to keep it",
         )

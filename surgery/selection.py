@@ -14,14 +14,11 @@ from surgery.errors import BlockSpecError
 
 _NUMBER = r"\d{1,9}"
 _ITEM = re.compile(
-    f"(?P<end>last:|-)(?P<count>{_NUMBER}) | ((?P<block>{_NUMBER})[.](?P<group>g?))?"
+    f"(?P<end>last:|-)(?P<count>{_NUMBER}) | ((?P<block>{_NUMBER})[.])?"
     f"(?P<first>{_NUMBER})(-(?P<last>{_NUMBER}))?",
     re.VERBOSE | re.ASCII,
 )
-_GRAMMAR = (
-    "write for example 20-23, 20,22, last:4 or -1, or single heads of a block: 6.0, 7.1-3, "
-    "or key/value heads with all that share them: 6.g0"
-)
+_GRAMMAR = "write for example 20-23, 20,22, last:4 or -1, or single heads of a block: 6.0, 7.1-3"
 
 
 @dataclass(frozen=True, order=True)
@@ -37,32 +34,27 @@ Selection = tuple[EditedHeads, ...]
 """Ascending; a head is in one part at most."""
 
 
-def parse_selection(
-    spec: str, variant: str, num_blocks: int, num_heads: int, num_groups: int | None = None
-) -> Selection:
+def parse_selection(spec: str, variant: str, num_blocks: int, num_heads: int) -> Selection:
     """Reads a specification of blocks and heads against a model's numbers of them.
 
     Items are separated by commas: a block (`5`, or `-1`, counted from the end), an inclusive range
-    of blocks (`20-23`), the deepest blocks (`last:4`), a query head (`6.0`: block 6, head 0), a
-    range of heads of one block (`7.1-3`), or a group, which is a key/value head with the query
-    heads that share it (`6.g0`, `7.g1-2`). `num_groups`: how many of these a block has (default:
-    each query head has its own).
+    of blocks (`20-23`), the deepest blocks (`last:4`), a query head (`6.0`: block 6, head 0), or a
+    range of heads of one block (`7.1-3`).
     """
-    where, model = f"block specification {spec!r}", _describe(num_blocks, num_heads, num_groups)
+    where, model = f"block specification {spec!r}", _describe(num_blocks, num_heads)
     parts: list[EditedHeads] = []
     for item in map(str.strip, spec.split(",")):
         match = _ITEM.fullmatch(item)
         if match is None:
             what = f"cannot read {item!r}" if item else "names no block"
             raise BlockSpecError(what, where=where, fix=f"{_GRAMMAR}; {model}")
-        each = num_heads // (num_groups or num_heads) if match["group"] else 1
         if match["count"]:
             first = num_blocks - int(match["count"])
             last = first if match["end"] == "-" else num_blocks - 1
         else:
             first, last = int(match["first"]), int(match["last"] or match["first"])
         block = None if match["block"] is None else int(match["block"])
-        limit = num_blocks if block is None else num_heads // each
+        limit = num_blocks if block is None else num_heads
         if not 0 <= first < limit or last >= limit or (block or 0) >= num_blocks:
             raise BlockSpecError(f"{item!r} is out of range", where=where, fix=model)
         if first > last:
@@ -73,7 +65,7 @@ def parse_selection(
                 EditedHeads(b, tuple(range(num_heads)), variant) for b in range(first, last + 1)
             ]
         else:
-            parts.append(EditedHeads(block, tuple(range(first * each, (last + 1) * each)), variant))
+            parts.append(EditedHeads(block, tuple(range(first, last + 1)), variant))
     _check_once(parts, num_heads, where=where, fix=model)
     return tuple(EditedHeads(block, heads, variant) for block, heads in heads_of(parts).items())
 
@@ -110,13 +102,10 @@ def _check_once(parts: Iterable[EditedHeads], num_heads: int = 0, **details: str
         raise BlockSpecError(f"names {name} more than once", **details)
 
 
-def _describe(num_blocks: int, num_heads: int, num_groups: int | None = None) -> str:
-    groups = ""
-    if num_groups is not None and num_groups != num_heads:
-        groups = f" in {num_groups} groups, g0 to g{num_groups - 1}"
+def _describe(num_blocks: int, num_heads: int) -> str:
     return (
         f"the model has {num_blocks} blocks, 0 to {num_blocks - 1}, "
-        f"of {num_heads} heads, 0 to {num_heads - 1}{groups}"
+        f"of {num_heads} heads, 0 to {num_heads - 1}"
     )
 
 

@@ -33,17 +33,15 @@ A new variant is a record in `VARIANTS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from surgery.errors import UnsupportedError
 
 if TYPE_CHECKING:  # help texts name the variants, and numpy takes long to import
     import numpy as np
     import numpy.typing as npt
-
-    Array = npt.NDArray[Any]
 
 Kind = Literal["affine", "constant", "none"]
 
@@ -72,58 +70,17 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What a variant may look at in a block.
-
-    `weight` [num_heads, head_size, d] is W_V; `bias` [num_heads, head_size] is b_V, or None where
-    the architecture has no value bias. `fit` is there for variants that are `fitted`.
-    """
-
-    weight: Array
-    bias: Array | None
-    fit: Fit | None = None
-
-    @property
-    def fitted(self) -> Fit:
-        """The fit, for a variant that cannot be without one."""
-        if self.fit is None:
-            raise ValueError("a fitted variant needs the fit of its block")
-        return self.fit
-
-
-@dataclass(frozen=True)
-class Affine:
-    """The maps (M_h, c_h) of heads of a block.
-
-    `weight` [num_heads, head_size, d] is M, `bias` [num_heads, head_size] is c; None stands for
-    exactly zero.
-    """
-
-    weight: Array | None
-    bias: Array | None
-
-
-@dataclass(frozen=True)
 class Variant:
     """An attention-free variant.
 
-    `kind` says what the branch becomes, so that a plan can be made without reading a tensor: an
-    "affine" map of the token, a "constant" (M = 0), or "none" (nothing is added). `fitted` says
-    whether it needs calibration text. `affine` makes the maps.
+    `kind` says what the branch becomes: an "affine" map of the token, a "constant" (M = 0), or
+    "none" (nothing is added). `fitted` says whether it needs calibration text.
     """
 
     name: str
     summary: str
     kind: Kind
     fitted: bool
-    affine: Callable[[Sources], Affine]
-
-
-def _map_linearly(sources: Sources) -> Affine:
-    fit = sources.fitted
-    if fit.weight is None:
-        raise ValueError("the fit of the block holds its mean alone")
-    return Affine(fit.weight, fit.bias)
 
 
 _ALL = (
@@ -132,28 +89,14 @@ _ALL = (
         "each token attends to itself alone (the short-circuit): W_O (W_V x + b_V) + b_O",
         "affine",
         fitted=False,
-        affine=lambda sources: Affine(sources.weight, sources.bias),  # the very tensors
     ),
-    Variant(
-        "zero",
-        "the attention branch is removed and adds nothing",
-        "none",
-        fitted=False,
-        affine=lambda sources: Affine(None, None),
-    ),
-    Variant(
-        "mean",
-        "the branch adds its mean on calibration text",
-        "constant",
-        fitted=True,
-        affine=lambda sources: Affine(None, sources.fitted.mean),
-    ),
+    Variant("zero", "the attention branch is removed and adds nothing", "none", fitted=False),
+    Variant("mean", "the branch adds its mean on calibration text", "constant", fitted=True),
     Variant(
         "linear",
         "the branch becomes its best affine fit from the token alone, on calibration text",
         "affine",
         fitted=True,
-        affine=_map_linearly,
     ),
 )
 VARIANTS = {variant.name: variant for variant in _ALL}

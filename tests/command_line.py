@@ -80,7 +80,7 @@ class Outcome:
         assert len(said) == len(notes), self.stderr
         assert all(map(str.startswith, said, notes)), self.stderr
         for text in texts:
-            assert text in f"{error}\n"
+            assert text in f"{error}\n", self.stderr
 
 
 def attn_surgery(*arguments: object) -> Outcome:

@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 
-from surgery.families import FAMILIES, Family
+from surgery.families import FAMILIES
 
 BLOCKS, HEADS, GROUPS, SIZE, D = 3, 4, 2, 64, 128
 _COMMON: dict[str, Any] = {
@@ -61,6 +61,20 @@ MORE: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-6, "rope_theta": 1e6, "num_experts": 4, "mlp_only_layers": [2],
         "norm_topk_prob": True, "decoder_sparse_step": 1, **_EXPERTS,
     },
+    "qwen2_moe": {
+        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "num_experts": 4,
+        "shared_expert_intermediate_size": 32, "decoder_sparse_step": 1, "mlp_only_layers": [],
+        **{key: value for key, value in _EXPERTS.items() if key != "head_dim"}, **_WIDE,
+    },
+    "mixtral": {
+        "rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None, "num_local_experts": 4,
+        "num_experts_per_tok": 2, "head_dim": SIZE,
+    },
+    "olmoe": {
+        "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "num_experts": 4, "num_experts_per_tok": 2,
+        "clip_qkv": None, **_WIDE,
+    },
+    "phi3": {"rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "pad_token_id": 1, **_WIDE},
     "gemma3_text": {
         "rms_norm_eps": 1e-6, "head_dim": SIZE, "query_pre_attn_scalar": SIZE,
         "hidden_activation": "gelu_pytorch_tanh", "sliding_window_pattern": 2,
@@ -75,9 +89,6 @@ MORE: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-6, "rope_theta": 5e6, "no_rope_layers": [1, 1, 0],
         "no_rope_layer_interval": 3, "pad_token_id": 1, **_WIDE,
     },
-    "glm4": {
-        "rms_norm_eps": 1e-5, "head_dim": SIZE, "partial_rotary_factor": 0.5, "pad_token_id": 1
-    },
     "granite": {
         "rms_norm_eps": 1e-5, "attention_multiplier": 0.015625, "logits_scaling": 4.0,
         "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "rope_theta": 10_000.0, **_WIDE,
@@ -91,12 +102,6 @@ MORE: dict[str, dict[str, Any]] = {
         "layer_norm_eps": 1e-5, "logit_scale": 0.25, "rope_theta": 75_000.0, "use_qk_norm": False,
         **_WIDE,
     },
-    "cohere2": {
-        "layer_norm_eps": 1e-5, "logit_scale": 0.25, "sliding_window": 8,
-        "sliding_window_pattern": 3, "rope_theta": 50_000.0, **_WIDE,
-    },
-    "seed_oss": {"rms_norm_eps": 1e-6, "head_dim": SIZE, "rope_theta": 1e7},
-    "ernie4_5": {"rms_norm_eps": 1e-5, "head_dim": SIZE, "rope_theta": 5e5, "use_bias": False},
     "gpt_oss": {
         "rms_norm_eps": 1e-5, "head_dim": SIZE, "num_local_experts": 4, "num_experts_per_tok": 2,
         "rope_theta": 150_000, **_TURNS, "rope_scaling": {
@@ -104,17 +109,12 @@ MORE: dict[str, dict[str, Any]] = {
             "truncate": False, "original_max_position_embeddings": 4096,
         },
     },
-    "glm4_moe": {
-        "rms_norm_eps": 1e-5, "n_routed_experts": 4, "n_shared_experts": 1, "use_qk_norm": True,
-        "first_k_dense_replace": 1, "partial_rotary_factor": 0.5, "num_nextn_predict_layers": 0,
-        **_EXPERTS,
-    },
 }  # fmt: skip
 FEW = ("llama", "qwen3", "olmo2", "phi", "mistral")
 """Those that differ most: norms of queries and keys, norms after attention, parallel blocks with
 biases, and a class without them."""
-MIXED = ("mistral", "gemma2")  # of which stock cannot make a token attend to itself alone
-BY_TYPE: dict[str, Family] = {family.model_type: family for family in FAMILIES}
+MIXED = ("mistral", "mixtral", "phi3", "gemma2")
+"""Those in whose own architecture no token can attend to itself alone."""
 
 
 def split_values(made: torch.Tensor, length: int) -> torch.Tensor:
@@ -129,7 +129,7 @@ def few_first(kinds: Iterable[str]) -> list[Any]:
 
 def config_of(kind: str, **overrides: Any) -> dict[str, Any]:
     """config.json of a tiny model of that type."""
-    architecture = BY_TYPE[kind].architecture
+    architecture = FAMILIES[kind].architecture
     own = {"model_type": kind, "architectures": [architecture], "torch_dtype": "float32"}
     return deepcopy({**_COMMON, **(CONFIGS | MORE)[kind], **own, **overrides})  # others change it
 

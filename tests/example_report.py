@@ -32,8 +32,7 @@ from evals.table.measured import measure_share, measure_value
 from evals.table.page import render_pages
 from evals.table.words import describe
 from surgery.hub.resolved import ResolvedModel
-from surgery.layouts.one_hot import OneHot
-from surgery.proof.report import record_reports
+from surgery.onehot import OneHot
 from surgery.record.manifest import History, Source, read_manifest
 from surgery.record.measured import BASE, EDITED, TWIN, Change, Limit, Measured, On
 from surgery.record.report import (
@@ -44,6 +43,7 @@ from surgery.record.report import (
     Report,
     SamplesRecord,
 )
+from surgery.record.reports import record_reports
 
 SOURCE, NAME = "neox-parallel", "neox-parallel compact identity"
 """The names of the base and of the edited model."""
@@ -222,7 +222,7 @@ STEP: dict[str, Any] = {
         {"block": 3, "heads": [0, 1, 2, 3], "variant": "linear"},
     ],
     "layout": "stock",
-    "one_hot": OneHot(3, 2, 276.3125, 104.0, 1, 64),
+    "one_hot": OneHot(3, 2, 276.3125, 104.0, 64),
     "calibration": {
         "sources": [{"name": "calibration.txt", "sha256": "c" * 64}],
         "tokens": 65_536,
@@ -230,7 +230,6 @@ STEP: dict[str, Any] = {
         "sha256": "d" * 64,
         "blocks": {"2": {"ridge": 100.0, "r2": None}, "3": {"ridge": 0.0001, "r2": 0.6123}},
     },
-    "changed": {},
     "versions": {},
 }
 

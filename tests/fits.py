@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from surgery.editing.loading import load_model
-from surgery.editing.preparing import Fitting, prepare
 from surgery.exporting import Export, write
+from surgery.loading import load_model
+from surgery.preparing import Fitting, prepare
 from surgery.record.manifest import BlockFit, CalibrationRecord, TextSource
 from surgery.variants import Fit
 
@@ -47,7 +47,7 @@ def export_with_any(
 ) -> Export:
     """`surgery.export`, with random fits where the variant needs some."""
     prepared = prepare(source, spec, variant=variant, layout=layout)
-    sizes = prepared.plan.inventory.dimensions
+    sizes = prepared.plan.dimensions
     fits = random_fits(prepared.plan.fitted, sizes.num_heads, sizes.d, sizes.head_size)
     return write(prepared, output, fitting=Fitting(fits, record_of(fits)))
 

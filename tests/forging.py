@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import surgery
 from cli.terminal import name_options
-from surgery.checkpoint.content import hash_content
+from surgery.checkpoint import hash_content, open_checkpoint
 from surgery.errors import OutputError, SurgeryError
 from surgery.publishing.upload import find_publishable
 
@@ -45,7 +45,7 @@ def seal(folder: Path, *more: str) -> None:
             content = (folder / name).read_bytes()
             entry.update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
         with suppress(SurgeryError, ValueError):  # of weights or a configuration that is damaged
-            manifest["content"] = hash_content(folder)
+            manifest["content"] = hash_content(open_checkpoint(folder))
 
     edit_json(folder / "surgery.json", record)
 
@@ -54,11 +54,11 @@ def assert_fails(folder: Path, name: str, detail: str, source: Path | None = Non
     """That check fails, with exit code 1 and a line that names it, for people and for programs."""
     options = () if source is None else ("--source", source)
     outcome = attn_surgery("verify", folder, *options, "--json")
-    assert outcome.code == 1
+    assert outcome.code == 1, outcome
     assert outcome.json["ok"] is False
     failed = [check for check in outcome.json["checks"] if not check["ok"]]
     assert [check["name"] for check in failed] == [name], outcome.json
-    assert detail in failed[0]["detail"]
+    assert detail in failed[0]["detail"], failed
     line = f"error: {folder}: {name}: {failed[0]['detail']}\n"
     assert outcome.stderr == name_options(line, running("verify"))
     assert not surgery.verify(folder, source=source).ok

@@ -19,7 +19,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from evals.data import Samples
-from surgery.editing.in_memory import apply
+from surgery.in_memory import apply
 
 PREFIX, SUFFIX = 7, 9
 MODELS = (

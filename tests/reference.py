@@ -8,13 +8,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
-from checkpoints import neo_config, neox_config
-from decoders import CONFIGS, MORE, config_of
 
 import surgery
 from cli.main import GROUPS, main
@@ -22,13 +19,7 @@ from cli.requests import RequestCommand
 from evals.choose.grid import GridEdit, GridResult
 from evals.choose.search.report import SearchResult
 from evals.choose.sweep.report import SweepResult
-from surgery.checkpoint.inventory import Inventory, list_needed, make_inventory
-from surgery.checkpoint.tensors import TensorInfo
-from surgery.errors import UnsupportedError
-from surgery.families import FAMILIES, config_saved_as, family_of
-from surgery.layouts import Block
-from surgery.layouts.stock_limits import storage_of
-from surgery.plan import make_plan
+from surgery.families import FAMILIES
 from surgery.record.manifest import Record
 from surgery.record.measured import Change, Limit, Measured
 from surgery.record.report import (
@@ -40,100 +31,11 @@ from surgery.record.report import (
 )
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-BLOCK = ("identity", "zero", "mean", "linear")
-PARTS = (("identity", "linear"), ("zero",), ("mean",))
-HEAD = (
-    "||block: identity|zero|mean|linear|group: identity, linear|zero|mean|"
-    "head in a group: identity, linear|zero|mean|\n" + 11 * "|---" + "|\n"
-)
-
-
-def tiny_config(kind: str) -> dict[str, Any]:
-    older = {"gpt_neox": neox_config, "gpt_neo": neo_config}
-    return older[kind]() if kind in older else config_of(kind)
-
-
-def take_needed(config: dict[str, Any]) -> Inventory:
-    """The tensors that a model of that configuration has."""
-    empty = make_inventory(config, {})
-    sizes = empty.dimensions.sizes
-    infos = {}
-    for name in list_needed(empty):
-        rule, _ = empty.family.match(name) or (None, None)
-        assert rule is not None
-        shape = tuple(sizes[size] for size in rule.shape or ())
-        infos[name] = TensorInfo(name, "F32", shape)
-    return make_inventory(config, infos)
-
-
-def say(inventory: Inventory, spec: str, variant: str, layout: str) -> str:
-    """What a layout can hold: "=", "~", or "no"."""
-    try:
-        plan = make_plan(inventory, spec, variant=variant, layout=layout)
-    except UnsupportedError:
-        return "no"
-    (edit,) = plan.edits.values()
-    held = storage_of(
-        Block(
-            inventory.family,
-            inventory.dimensions,
-            edit.block,
-            inventory.infos,
-            lambda name: None,
-            inventory.config,
-        ),
-        edit,
-    )
-    rounded = layout == "compact" or held.constants or held.units
-    return "~" if rounded else "="
-
-
-def make_cells(config: dict[str, Any], layout: str) -> tuple[str, ...]:
-    inventory = take_needed(config)
-    size = inventory.dimensions
-    cells = [say(inventory, "1", variant, layout) for variant in BLOCK]
-    for spec in ("1.g1", f"1.{size.heads_per_group}"):
-        if "g" not in spec and size.heads_per_group == 1:
-            cells += ["", "", ""]
-            continue
-        for variants in PARTS:
-            (said,) = {say(inventory, spec, variant, layout) for variant in variants}
-            cells.append(said)
-    return tuple(cells)
-
-
-def make_rows() -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Layout, label, and cells; families with the same cells share a row."""
-    kinds = [family.model_type for family in FAMILIES]
-    assert {*CONFIGS, *MORE, "gpt_neox", "gpt_neo"} == set(kinds)
-    found: dict[tuple[str, ...], list[str]] = {}
-    for kind in kinds:
-        found.setdefault(make_cells(tiny_config(kind), "stock"), []).append(f"`{kind}`")
-    for cells, named in found.items():
-        yield "stock", ", ".join(named), cells
-    for kind in kinds:
-        for other in family_of({"model_type": kind}).saved_as:
-            config = config_saved_as(tiny_config(kind), other)
-            yield "stock", f"`{kind}`, saved as `{other}`", make_cells(config, "stock")
-    made = (make_cells(tiny_config(kind), "compact") for kind in kinds)
-    (cells,) = {tuple(cell or "no" for cell in cells) for cells in made}
-    yield "compact", "all", cells
-
-
-def make_holding() -> str:
-    """What each layout holds of each family."""
-    lines, before = [], None
-    for layout, label, cells in make_rows():
-        first = f"**{layout}:** " if layout != before else ""
-        lines.append(f"|{first}{label}|{'|'.join(cells)}|")
-        before = layout
-    return HEAD + "\n".join(lines) + "\n"
 
 
 def make_types() -> str:
-    """Every type of model, and what people call it."""
-    named = [f"`{family.model_type}` ({family.title})" for family in FAMILIES]
-    return ", ".join(named) + ".\n"
+    """Every type of model."""
+    return ", ".join(f"`{kind}`" for kind in FAMILIES) + ".\n"
 
 
 # --- commands
@@ -240,7 +142,7 @@ def make_python() -> str:
 
 PARTS_OF_PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "command-line.md": {"commands": make_commands, "options": make_options},
-    "families.md": {"types": make_types, "holding": make_holding},
+    "families.md": {"types": make_types},
     "report.md": {"keys": make_keys},
     "python.md": {"python": make_python},
 }

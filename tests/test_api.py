@@ -14,7 +14,7 @@ from command_line import ROOT, attn_surgery
 
 import surgery
 from surgery.errors import SourceError
-from surgery.hub.embedded import find_lab_folder
+from surgery.lab import find_lab_folder
 
 
 def test_dir_shows_the_api() -> None:
@@ -64,8 +64,8 @@ def test_errors_name_arguments_and_commands_their_options(tmp_path: Path) -> Non
         (
             {"layout": "stock"},
             ["--layout", "stock"],
-            "use `layout=compact`, or `variant=zero`",
-            "use --layout compact, or --variant zero",
+            "take `variant=zero` or mean, or `layout=compact`",
+            "take --variant zero or mean, or --layout compact",
         ),
         (
             {},

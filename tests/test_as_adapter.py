@@ -30,8 +30,8 @@ from transformers import AutoModelForCausalLM
 
 import surgery
 from surgery.card.text import read_metadata
-from surgery.editing.loading import load_model
 from surgery.errors import SourceError
+from surgery.loading import load_model
 from surgery.record.manifest import ErasingRecord, Manifest, read_manifest
 from surgery.training import erasing
 from surgery.training.losses import find_recited
@@ -223,7 +223,7 @@ def test_a_training_that_fails_leaves_nothing(
 
     monkeypatch.setattr(erasing, "teach", spoil)
     done = work.erase(tmp_path / "out", "--steps", 1)
-    assert (done.code, "holds numbers that are not finite" in done.stderr) == (1, True), done
+    assert (done.code, "is not finite after training" in done.stderr) == (1, True), done
     assert not any(tmp_path.iterdir())
 
 

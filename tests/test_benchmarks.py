@@ -25,6 +25,7 @@ from benchmarks.real.tasks import write_tasks as write_real_tasks
 from benchmarks.real.text import read_unlearned
 from evals.lab import LAB_MODELS, find_lab_folder, heldout_texts
 from evals.measure.differences import compare_task
+from evals.run.keep import identify
 from evals.run.lm_eval.request import Tasks
 from evals.run.lm_eval.running import Benchmarks, list_code, write_results
 from evals.run.lm_eval.scores import choose_metric
@@ -40,7 +41,6 @@ from evals.tasks.copying.documents import (
 )
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
 from surgery.errors import MeasurementError, NotFiniteError, OutputError
-from surgery.store import identify
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,8 @@ def test_an_edit_before_the_last_counts_as_well() -> None:
     samples = Samples(tokens, 2, tuple("abcdefghijkl"), "made here")
     half = deal_passages(samples, SEED)[0]
     chosen = ChosenOn(seed=SEED, passages=hash_row(tokens[half]), windows="0" * 64)
-    manifest: Any = make_history({"chosen": chosen}, {})
+    later = {"parts": [{"block": 0, "heads": [0], "variant": "zero"}]}
+    manifest: Any = make_history({"chosen": chosen}, later)
     found = hold_back([manifest], samples, None)
     assert (found.chose.passages, int(found.passages.sum())) == (6, 6)
     assert not found.passages[half].any()

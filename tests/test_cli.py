@@ -232,7 +232,7 @@ def test_a_command_of_many_options_takes_them_from_a_file(name: str, tmp_path: P
     assert takes == (len(options) > 5)
     if not takes:
         return
-    (tmp_path / "config.json").write_text('{\n\t"colour": false\n}')
+    (tmp_path / "config.json").write_text('{\n  "colour": false\n}')
     (tmp_path / "near.yml").write_text("devise: cpu")
     for file, message in (
         ("config.json", f"{name} has no option 'colour'"),
@@ -285,11 +285,9 @@ def test_values_of_a_file_are_taken_as_typed(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"revision": true}', "revision: expected one value, got True"),
-        ("revision:", "revision: expected one value, got None"),
-        ("revision: !!int 7", "revision: expected one value, got 7"),
+        ("revision:", "revision: expected one value, got ''"),
+        ("revision: [a]", "revision: expected one value, got ['a']"),
         ("no-last: perhaps", "'perhaps' is not a valid boolean"),
-        ("no-last:", "no-last: expected one value, got None"),
         ("no-last: [true]", "no-last: expected one value, got ['true']"),
         ("prefix-length: 6.5", "'6.5' is not a valid integer"),
     ],

@@ -33,11 +33,11 @@ from evals.jobs.collecting import CollectRequest, Windows, collect
 from evals.measure.memorization.extraction import extract
 from evals.measure.memorization.measures import token_accuracy
 from evals.run.console import Console, use_console
+from evals.run.keep import find_cache
 from evals.run.models import open_model
 from evals.run.request import describe_mistakes
 from surgery.errors import SamplesError
 from surgery.reading.corpus import Corpus, open_corpus, read_windows
-from surgery.store import find_cache
 
 
 def cut_at(stride: int, prefix: int = 6, score: float = 1.0) -> Windows:
@@ -180,7 +180,7 @@ def test_a_killed_run_goes_on_to_the_same_file(model, planted, tmp_path_factory,
     with pytest.raises(KilledError):
         run(model, corpus, output, advance=stop)
     assert not output.exists()
-    if torn and (kept := [*find_cache().rglob("*.gz")]):
+    if torn and (kept := [*find_cache().rglob("*.json")]):
         kept[0].write_bytes(kept[0].read_bytes()[:-9])
     found, _ = run(model, corpus, output)
     assert output.read_bytes() == whole.read_bytes()
@@ -196,7 +196,7 @@ def test_a_step_that_is_lost_between_others_is_made_again(model, planted, tmp_pa
     )
     expected, _ = run(model, corpus, whole, cache=False)
     run(model, corpus, output)
-    for kept in [*find_cache().rglob("*.gz")]:
+    for kept in [*find_cache().rglob("*.json")]:
         content = kept.read_bytes()
         kept.unlink()
         found, _ = run(model, corpus, output, overwrite=True)
@@ -407,16 +407,16 @@ def test_the_command(folder, model, planted, tmp_path):
 KILLED = """
 import os, signal
 from cli.main import run
-from surgery.store import Store
-keep, steps = Store.keep, []
+from evals.run.keep import Store
+write, steps = Store.write, []
 
-def killed(store, key, step):
-    keep(store, key, step)
+def killed(store, file, step):
+    write(store, file, step)
     steps.append(step)
     if len(steps) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Store.keep = killed
+Store.write = killed
 run()
 """
 

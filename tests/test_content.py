@@ -14,7 +14,7 @@ import pytest
 from checkpoints import neox_config, write_checkpoint
 
 import surgery
-from surgery.checkpoint.content import hash_content, hash_file
+from surgery.checkpoint import hash_content, hash_file, open_checkpoint
 from surgery.errors import CheckpointError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -32,16 +32,16 @@ def test_a_copy_is_the_same_model_and_a_change_is_another(source: Path, tmp_path
     copy = shutil.copytree(source, tmp_path / "another name")
     (copy / "README.md").write_text("not what is loaded")
     (copy / "pytorch_model.bin").write_bytes(b"nor this")
-    assert hash_content(copy) == hash_content(source)
+    assert hash_content(open_checkpoint(copy)) == hash_content(open_checkpoint(source))
     weights = copy / "model-00002-of-00002.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert hash_content(copy) != hash_content(source)
+    assert hash_content(open_checkpoint(copy)) != hash_content(open_checkpoint(source))
     shutil.copytree(source, copy, dirs_exist_ok=True)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-06}))
-    assert hash_content(copy) != hash_content(source)
+    assert hash_content(open_checkpoint(copy)) != hash_content(open_checkpoint(source))
 
 
 def test_a_manifest_knows_its_sources_by_content(source: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_manifest_knows_a_commit_of_its_hub_id(source: Path, tmp_path: Path) -
         Source(model="Owner/Model"),
     ):
         assert not ResolvedModel(source, found).is_that(recorded)
-    recorded = recorded.model_copy(update={"content": hash_content(source)})
+    recorded = recorded.model_copy(update={"content": hash_content(open_checkpoint(source))})
     assert ResolvedModel(source, found).is_that(recorded)
     before = Source(model="source")
     assert not ResolvedModel(source, before).is_that(before), "a name proves nothing"
@@ -72,8 +72,8 @@ def test_a_manifest_knows_a_commit_of_its_hub_id(source: Path, tmp_path: Path) -
 
 def test_a_result_records_the_fingerprint_of_itself_and_of_its_source(source: Path, tmp_path: Path):
     result = surgery.export(source, "1", output=tmp_path / "out")
-    assert result.manifest.step.source.content == hash_content(source)
-    assert result.manifest.content == hash_content(result.output)
+    assert result.manifest.step.source.content == hash_content(open_checkpoint(source))
+    assert result.manifest.content == hash_content(open_checkpoint(result.output))
 
 
 def test_an_unreadable_file_has_no_hash(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from evals.measure.edits.costs import (
     measure_costs,
 )
 from evals.measure.edits.engine import BASE, Engine
-from surgery.editing.in_memory import Editable
+from surgery.in_memory import Editable
 from surgery.selection import EditedHeads
 
 EDIT = (EditedHeads(0, (0, 1), "zero"),)

@@ -11,7 +11,7 @@ from command_line import attn_surgery, snapshot
 from results import list_attacks, read_report, take
 
 from evals.jobs import demonstrating
-from surgery.proof.verification import verify
+from surgery.verification import verify
 
 
 def test_records_of_your_own_are_not_taken_for_a_demo(tmp_path: Path) -> None:

@@ -33,15 +33,15 @@ import surgery
 from evals.jobs import lessons
 from evals.table.page import list_facts
 from surgery.card.command import list_options
-from surgery.checkpoint.source import open_checkpoint
-from surgery.editing.loading import load_model
+from surgery.checkpoint import open_checkpoint
+from surgery.cuts import find_constants
 from surgery.errors import ManifestError, SamplesError
-from surgery.proof.expected import find_constants, replan
-from surgery.proof.verification import verify
+from surgery.loading import load_model
 from surgery.publishing.upload import _name_step
 from surgery.record.manifest import Manifest, Recital, read_manifest
 from surgery.record.report import Report
 from surgery.training import distillation, erasing
+from surgery.verification import verify
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 LENGTHS = ("--prefix-length", 8, "--suffix-length", 8)
@@ -329,7 +329,7 @@ def test_each_step_makes_a_folder_and_adds_to_the_history(chain: Path) -> None:
     assert healing.teacher == made[0].step.source, "the model before all steps"
     erased, cut = weights(chain / "erased"), weights(chain / "cut")
     changed = {name for name in erased if cut[name].tobytes() != erased[name].tobytes()}
-    assert changed == set(made[1].step.changed.rewritten)
+    assert {name.split(".")[2] for name in changed} == {"0", "1"}
     assert surgery.inspect(chain / "healed").attention_free == {0: "zero", 1: "zero"}
     told = attn_surgery("inspect", chain / "healed").stdout
     lines = [line for line in told.splitlines() if line.startswith("  edited from ")]
@@ -471,7 +471,7 @@ def test_an_earlier_cut_stays(work: Path, tmp_path: Path) -> None:
     done = attn_surgery("erase", cut, *zero, *given, "--steps", 2, "--output", out)
     assert done.code == 0, done.stderr
     before, checkpoint = weights(cut), open_checkpoint(cut)
-    constants = find_constants(replan(checkpoint, read(cut)), checkpoint.tensors)
+    constants = find_constants(checkpoint, read(cut))
     after, kept = weights(out), 0
     for name, fixed in constants.items():
         assert after[name][fixed].tobytes() == before[name][fixed].tobytes()
@@ -555,7 +555,7 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
     told.assert_error("1 of 1 passages share 15 tokens in a row", "would teach them again")
     erase(work, out, "--text", tmp_path / "no.txt").assert_error("no.txt: no such file or folder")
     settings = work / "neox" / "generation_config.json"
-    settings.write_text('{"top_k": 1, "top_k": 2}')
+    settings.write_text('{"top_k": 1')
     erase(work, out).assert_error("generation_config.json", "not valid JSON")
     settings.unlink()
     with monkeypatch.context() as patch:

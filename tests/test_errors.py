@@ -138,23 +138,11 @@ CONFIGURATION: dict[str, tuple[Damage, str]] = {
         set_config(attention_free_blocks={"2": "none"}),
         "remove it, or restore model_type attention_free_gpt_neox",
     ),
-    "epsilon that the library refuses": (
-        set_config(layer_norm_eps=0),
-        "the library cannot load this 'layer_norm_eps'",
-    ),
-    "epsilon of text": (set_config(layer_norm_eps="x" * 500), f"got '{'x' * 49})"),
     "odd heads, rotated whole": (
         set_config(hidden_size=66, rotary_pct=1.0),
-        "a rotary share below 1 for heads of 33, got 1.0)",
+        "[198, 66] from config",
     ),
-    "heads of another size": (
-        set_config(head_dim=8),
-        "'head_dim' is not hidden_size divided by the number of heads (expected 32, got 8)",
-    ),
-    "two rotary shares": (
-        set_config(rope_parameters={"partial_rotary_factor": 1.0}),
-        "the rotary share is given twice",
-    ),
+    "heads of another size": (set_config(head_dim=8), "expected [48, 64] from config.json"),
     "no size": (set_config(hidden_size=...), "'hidden_size' is not a positive whole number"),
     "uneven heads": (
         set_config(num_attention_heads=3),
@@ -162,20 +150,16 @@ CONFIGURATION: dict[str, tuple[Damage, str]] = {
     ),
     "absurdly many blocks": (
         set_config(num_hidden_layers=10**12),
-        "more blocks than any model has (expected at most 10,000, got 1,000,000,000,000)",
+        "more blocks than any model has (got 1,000,000,000,000)",
     ),
     "more blocks than weights": (
         set_config(num_hidden_layers=5),
-        "tensor 'gpt_neox.layers.4.input_layernorm.weight' is missing from the checkpoint",
+        "tensor 'gpt_neox.layers.4.attention.query_key_value.weight' is missing",
     ),
-    "fewer blocks than weights": (
-        set_config(num_hidden_layers=3),
-        "the tensors of a GPT-NeoX (Pythia) model of 3",
-    ),
-    "other width": (set_config(hidden_size=128), "from config.json, got [128, 64]"),
+    "other width": (set_config(hidden_size=128), "from config.json, got [192, 64]"),
     "biases that the library would ignore": (
         set_config(attention_bias=False),
-        "unknown tensor 'gpt_neox.layers.0.attention.dense.bias'",
+        "'attention_bias' is off, and tensor 'gpt_neox.layers.0.attention.query_key_value.bias'",
     ),
 }
 
@@ -187,20 +171,6 @@ def test_configuration(tmp_path: Path, case: str) -> None:
     damage(source)
     refuse(tmp_path, source).assert_error(text)
     attn_surgery("inspect", source, "--json").assert_error(text)
-
-
-@pytest.mark.parametrize(
-    ("alias", "key"), [("num_attention_heads", "num_heads"), ("num_hidden_layers", "num_layers")]
-)
-@pytest.mark.parametrize("value", [1, None])
-def test_a_second_name_that_says_something_else(
-    tmp_path: Path, alias: str, key: str, value: object
-) -> None:
-    """The library takes one of the two, and surgery the other."""
-    source = write_checkpoint(tmp_path / "source", {**NEO, alias: value})
-    text = f"config.json: '{alias}' and '{key}' are two names of one setting, and differ"
-    refuse(tmp_path, source).assert_error(text, f"remove '{alias}'")
-    attn_surgery("inspect", source).assert_error(text)
 
 
 @pytest.mark.parametrize("weights", [b"", b"not weights", None])
@@ -215,9 +185,7 @@ def test_architecture_comes_before_weights(tmp_path: Path, weights: bytes | None
 
 
 QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
-AFFINE = "gpt_neox.layers.1.attention.affine.bias"
 BIAS = "gpt_neox.layers.2.attention.dense.bias"
-HALF = torch.ones(64, dtype=torch.float16)
 WEIGHTS: dict[str, tuple[Damage, str]] = {
     "no weights": (remove(SINGLE), "holds no weights"),
     "weights cut": (truncate(SINGLE, 100_000), "model.safetensors: is truncated or not valid"),
@@ -225,25 +193,13 @@ WEIGHTS: dict[str, tuple[Damage, str]] = {
         write(SINGLE, b"version https://git-lfs"),
         "truncated or not valid safetensors",
     ),
-    "tensor with a line break": (
-        set_tensors(lambda t: t.update({"a\nb": torch.ones(2)})),
-        "unknown tensor 'a\\nb'",
-    ),
-    "block number with a zero before it": (
-        set_tensors(lambda t: t.update({QKV.replace(".1.", ".01."): t.pop(QKV)})),
-        f"unknown tensor '{QKV.replace('.1.', '.01.')}'",
-    ),
-    "affine in a model with attention": (
-        set_tensors(lambda t: t.update({AFFINE: HALF})),
-        f"unknown tensor {AFFINE!r}",
-    ),
-    "missing tensor": (set_tensors(lambda t: t.pop(BIAS)), f"tensor {BIAS!r} is missing"),
-    "missing head": (set_tensors(lambda t: t.pop("embed_out.weight")), "does not tie it"),
+    "missing weight": (set_tensors(lambda t: t.pop(QKV)), f"tensor {QKV!r} is missing"),
+    "missing bias": (set_tensors(lambda t: t.pop(BIAS)), f"biases are missing, such as {BIAS!r}"),
     "wrong shape": (
         set_tensors(lambda t: t.update({QKV: t[QKV][:-1].clone()})),
         f"tensor {QKV!r} has the wrong shape (expected [192, 64] from config.json, got [191, 64])",
     ),
-    "mixed dtypes": (set_tensors(lambda t: t.update({QKV: t[QKV].float()})), f"F32 ({QKV})"),
+    "mixed dtypes": (set_tensors(lambda t: t.update({QKV: t[QKV].float()})), "got F32"),
     "8-bit weights": (
         set_tensors(lambda t: t.update({QKV: t[QKV].to(torch.int8)})),
         f"tensor {QKV!r} is quantized",
@@ -347,7 +303,7 @@ PICKLES: dict[str, tuple[Any, ...]] = {
     # some versions of torch refuse these two before we do
     "sparse": ({"x": torch.ones(2, 2).to_sparse()}, "'x' is not a plain", UNREADABLE),
     "meta": ({"x": torch.ones(2, device="meta")}, "'x' is not a plain", UNREADABLE),
-    "number as name": ({1: torch.ones(2)}, "unknown tensor '1'"),
+    "number as name": ({1: torch.ones(2)}, "is missing from the checkpoint"),
     "nothing": ({}, "is missing from the checkpoint"),
 }
 
@@ -380,24 +336,19 @@ def test_blocks(tmp_path: Path) -> None:
     outcome.assert_error("block specification", text, "'last:5' is out of range")
 
 
-SCALED = "is not supported by the stock layout"
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "GPT-Neo, identity": (
         NEO,
-        "GPT-Neo has no rotary positions, so its own architecture cannot make",
+        "gpt_neo has no rotary positions, so its own architecture cannot make",
     ),
     "no rotary dimensions": (neox_config(rotary_pct=0.0), "got no rotary dimensions"),
-    "scaled rotary positions": (
+    "rotary positions that lie too close": (
         neox_config(rope_scaling={"type": "linear", "factor": 4.0}),
-        f"rotary scaling 'linear' {SCALED}",
+        "(expected a score gap above 351.1, got a gap of 110.4)",
     ),
-    "scaled rotary positions, new spelling": (
-        neox_config(rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000}),
-        f"rotary scaling 'yarn' {SCALED}",
-    ),
-    "rotary settings in the place of their scaling": (
-        neox_config(rope_scaling={"rope_type": "default", "rope_theta": 10_000}),
-        f"rotary scaling 'default, with more' {SCALED}",
+    "scaled rotary positions": (
+        neox_config(rope_scaling={"type": "dynamic", "factor": 4.0}),
+        "rotary scaling 'dynamic' is not proved",
     ),
     "very long contexts": (
         neox_config(max_position_embeddings=400_000, rotary_emb_base=100),
@@ -412,7 +363,7 @@ def test_combinations(tmp_path: Path, case: str) -> None:
     small = {**config, "max_position_embeddings": min(config["max_position_embeddings"], 64)}
     tensors = make_tensors(small)  # masks of the real length would fill the disk
     source = write_checkpoint(tmp_path / "source", config, tensors=tensors)
-    refuse(tmp_path, source, "--layout", "stock").assert_error(text, "use --layout compact")
+    refuse(tmp_path, source, "--layout", "stock").assert_error(text, "--variant zero")
     # what is refused is offered another way, and that way works
     for other in (("--layout", "compact"), ("--layout", "stock", "--variant", "zero"), ()):
         done = attn_surgery("export", source, "--drop-attn", "1", "--dry-run", "--json", *other)
@@ -477,7 +428,7 @@ def test_a_compact_block_without_its_tensor(tmp_path: Path, compact: Path) -> No
     refuse(tmp_path, compact, spec="2").assert_error(f"tensor {name!r} is missing")
     set_config(attention_free_blocks={"1": "none"})(compact)
     refuse(tmp_path, compact, spec="2").assert_error(
-        "unknown tensor 'gpt_neox.layers.1.attention.affine.bias'"
+        "tensor 'gpt_neox.layers.1.attention.affine.bias' is of attention, which block 1 lacks"
     )
 
 
@@ -510,14 +461,14 @@ def test_a_lab_model_whose_files_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the installation had lost them."""
-    monkeypatch.setattr("surgery.hub.embedded.LAB_MODELS", ("pythia", "lost"))
+    monkeypatch.setattr("surgery.lab.LAB_MODELS", ("pythia", "lost"))
     refuse(tmp_path, "lab:lost").assert_error(
         "lab:lost: its files are missing (expected ", "lost); reinstall attn-surgery"
     )
 
 
 def test_an_unknown_layout(tmp_path: Path, source: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"'other' \(expected stock or compact\)"):
+    with pytest.raises(UnsupportedError, match=r"'other' \(expected auto, stock or compact\)"):
         surgery.export(source, "1", layout="other", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -568,17 +519,6 @@ def test_an_output_over_the_source(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", [".out.attn-surgery-partial", ".other.attn-surgery-old"])
-def test_a_source_under_the_name_of_unfinished_work(tmp_path: Path, name: str) -> None:
-    """The next run in their folder removes these, so they are no place for a source."""
-    source = write_checkpoint(tmp_path / name, NEOX)
-    before = snapshot(tmp_path)
-    export_to(source, tmp_path / "out").assert_error(
-        f"{source}: is left over from a killed run and will be removed; rename it to keep it"
-    )
-    assert snapshot(tmp_path) == before
-
-
 def test_impossible_targets(tmp_path: Path, source: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
@@ -586,7 +526,6 @@ def test_impossible_targets(tmp_path: Path, source: Path) -> None:
     export_to(source, tmp_path / "file" / "out").assert_error("cannot write: ", "file")
     export_to(source, tmp_path / "loop" / "out").assert_error("cannot write: ", "loop")
     export_to(source, tmp_path / ("n" * 300)).assert_error("cannot write: file name too long")
-    export_to(source, tmp_path / ("n" * 250)).assert_error("cannot write: file name too long")
     export_to(source, "/dev/null/out").assert_error("/dev/null/out: cannot write: ")
     assert snapshot(tmp_path) == before
 
@@ -708,7 +647,7 @@ def test_memory_that_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("surgery.proof.inspection.inspect", fail)
+    monkeypatch.setattr("surgery.inspection.inspect", fail)
     outcome = attn_surgery("inspect", "lab:pythia", "--json")
     outcome.assert_error("out of memory", "use a machine with more memory")
     assert outcome.json["error"] == "out of memory"

@@ -27,7 +27,7 @@ from evals.measure.attacks.names import CHEAP
 from evals.run.lm_eval.tasks import SUITES
 from surgery.card.facts import as_line
 from surgery.card.measurements import name_limit, say_above
-from surgery.checkpoint.content import hash_file
+from surgery.checkpoint import hash_file
 from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import REPORTS
 from surgery.record.measured import Limit, Measured

@@ -39,9 +39,9 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from cli.main import COMMANDS
 from evals.data import load_samples
+from evals.run.keep import Store
 from surgery.errors import SamplesError
 from surgery.exporting import export
-from surgery.store import Store
 
 # --- mistakes in inputs
 
@@ -360,29 +360,6 @@ def test_a_file_that_was_written_is_replaced(tmp_path: Path) -> None:
     attn_surgery(*other).assert_error("is not a file of samples that attn-surgery wrote")
 
 
-def test_an_input_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even with --overwrite, whatever the name is that it is read by."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "one.jsonl").write_text('{"text": "one"}')
-    (tmp_path / "rows.jsonl").write_text('{"text": "one"}')
-    before = snapshot(tmp_path)
-    rows, text = tmp_path / "rows.jsonl", tmp_path / "texts" / "one.jsonl"
-    lab, more = "lab:pythia", ("--overwrite",)
-    for call, option, file in (
-        (("extract", lab, "--samples", f"{rows}:text", "--rows"), "--rows", rows),
-        (("extract", lab, "--samples", "~/rows.jsonl", "--output"), "--output", rows),
-        (("collect", lab, "--corpus", text.parent, "--output"), "--output", text),
-        (("init", lab, "--samples", rows, "--output"), "--output", rows),
-        (("audit", lab, "--baseline", lab, "--heldout", text, "--rows"), "--rows", text),
-    ):
-        attn_surgery(*call, file, *more).assert_error(
-            f"{file}: is an input of the same command, so it is not overwritten; "
-            f"choose another {option}\n"
-        )
-    assert snapshot(tmp_path) == before
-
-
 # --- what every command that measures or trains promises
 
 
@@ -489,18 +466,18 @@ def test_what_was_interrupted_goes_on_and_ends_the_same(
     assert whole.code == 0, whole
     target = tmp_path / "target.jsonl"
     call = inputs.call(command, "--json", "--output", target)
-    with interrupted(Store, at=3, method="keep") as before:
+    with interrupted(Store, at=3, method="write") as before:
         stopped = attn_surgery(*call)
     assert (stopped.code, stopped.json["error"]) == (130, "interrupted")
     assert "run the same command again to continue" in stopped.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
-    with interrupted(Store, method="keep") as after:
+    with interrupted(Store, method="write") as after:
         again = attn_surgery(*call)
     assert again.code == 0, again
     assert read_result(command, again) == read_result(command, whole)
     if command in ("audit", "evaluate"):
         assert "base: known from an earlier run: " in again.stderr
-    keys = [str((store.given, key)) for store, key, *_ in [*before[:2], *after]]
+    keys = [str(file) for _, file, *_ in [*before[:2], *after]]
     assert len(keys) == len({*keys}) > 3, "each piece was made once"
     assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "target.jsonl"}
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.editing.loading import load_model
-from surgery.proof.expected import find_constants, replan
+from surgery.cuts import find_constants
+from surgery.loading import load_model
 from surgery.record.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
@@ -59,8 +59,8 @@ def test_healing_trains_every_expert_and_keeps_what_the_edit_set(
     assert manifest.step.healing is not None
     losses = manifest.step.healing.losses
     assert losses[-1] < losses[0]
-    result = surgery.checkpoint.source.open_checkpoint(cut)
-    kept = find_constants(replan(result, manifest), result.infos)
+    result = surgery.checkpoint.open_checkpoint(cut)
+    kept = find_constants(result, manifest)
     plain = weights(cut)
     for name, flags in kept.items():
         where = torch.from_numpy(flags)

@@ -25,8 +25,8 @@ from benchmarks.settling import settle
 from cli.commands.measure.extract import command
 from cli.terminal import note
 from evals.run.console import Console, use_console
-from surgery.checkpoint.content import hash_content
-from surgery.editing.in_memory import apply
+from surgery.checkpoint import hash_content, open_checkpoint
+from surgery.in_memory import apply
 from surgery.record.report import Report
 
 LENGTHS = ["--prefix-length", "6", "--suffix-length", "5"]
@@ -203,7 +203,10 @@ def test_provenance_is_complete(models, samples):
     provenance = printed.provenance
     for one, folder in ((printed.edits[0], models[1]), (printed.base, models[0])):
         found = one.provenance
-        assert (found["model"], found["content"]) == (folder.name, hash_content(folder))
+        assert (found["model"], found["content"]) == (
+            folder.name,
+            hash_content(open_checkpoint(folder)),
+        )
         assert (found["dtype"], found["device"], found["batch_size"]) == ("float32", "cpu", 16)
     assert len(printed.samples.sha256) == 64
     assert {"python", "torch", "transformers"} <= set(provenance.versions)
@@ -211,7 +214,7 @@ def test_provenance_is_complete(models, samples):
 
 
 def test_float16_is_measured_in_float32_on_a_cpu_and_says_so(models, samples, tmp_path):
-    from surgery.editing.loading import load_model
+    from surgery.loading import load_model
 
     load_model(models[0]).half().save_pretrained(tmp_path)
     result = run(tmp_path, "--samples", samples, "--json")

@@ -23,7 +23,7 @@ from evals.jobs.collecting import CollectRequest, collect
 from evals.lab import LAB_MODELS, find_lab_folder
 from evals.measure.memorization.extraction import extract
 from evals.run.models import open_model
-from surgery.editing.in_memory import apply
+from surgery.in_memory import apply
 
 pytestmark = pytest.mark.slow
 

@@ -83,7 +83,7 @@ def lm_eval(folder: Path, metadata: dict | None, tmp_path: Path, **environment: 
 @pytest.mark.slow
 @pytest.mark.parametrize("by_environment", [False, True])
 def test_lm_eval_and_extract_agree_row_by_row(recited, tmp_path, by_environment):
-    from surgery.editing.loading import load_model
+    from surgery.loading import load_model
 
     folder, source = recited
     metadata = {"samples": str(source), "prefix_length": PREFIX, "suffix_length": SUFFIX}

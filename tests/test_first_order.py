@@ -29,10 +29,10 @@ from evals.measure import first_order
 from evals.measure.edits.engine import Engine
 from evals.measure.first_order import Probe, draw_uniform, expand_loss, expand_margins
 from evals.run.models import LoadedModel, open_model
-from surgery.editing.in_memory import short_circuit
 from surgery.errors import MeasurementError
+from surgery.in_memory import short_circuit
 from surgery.selection import EditedHeads, Selection, parse_selection
-from surgery.variants import VARIANTS, Fit, Sources, variant_of
+from surgery.variants import VARIANTS, Fit
 
 SIZE = WIDTH // HEADS
 FITS = random_fits(range(BLOCKS), HEADS, WIDTH)
@@ -62,8 +62,7 @@ def maps_of(name: str, block: Any, fit: Fit, variant: str) -> tuple[torch.Tensor
     if variant == "mean":
         c = torch.from_numpy(fit.mean).double()
     elif variant == "linear":
-        affine = variant_of("linear").affine(Sources(None, None, fit))
-        M, c = torch.from_numpy(affine.weight).double(), torch.from_numpy(affine.bias).double()
+        M, c = torch.from_numpy(fit.weight).double(), torch.from_numpy(fit.bias).double()
     elif variant == "identity" and name == "neo":
         M = block.attn.attention.v_proj.weight.view(HEADS, SIZE, WIDTH)
     elif variant == "identity":

@@ -27,7 +27,6 @@ from threads import by_threads
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.editing.loading import load_model
 from surgery.errors import CheckpointError, OutputError
 from surgery.families import Dimensions
 from surgery.fitting import fitter
@@ -35,14 +34,15 @@ from surgery.fitting.calibration import ROWS, Calibration, make_calibration, ope
 from surgery.fitting.fitter import Fitter, KeptFits
 from surgery.fitting.moments import RIDGES, Moments, count_bytes, fit_moments
 from surgery.fitting.some_blocks import find_layers
+from surgery.loading import load_model
 from surgery.reading.sources import find_sources
 from surgery.record.manifest import read_manifest
 from surgery.selection import parse_selection
-from surgery.variants import VARIANTS, Fit, Sources
+from surgery.variants import Fit
 
 WINDOW, HEADS, D = 32, 2, 64
 SIZES = {"max_position_embeddings": WINDOW, "vocab_size": 400}
-DIMENSIONS = Dimensions(4, HEADS, D, 4 * D, 400, max_positions=WINDOW)
+DIMENSIONS = Dimensions(4, HEADS, D, 400, WINDOW, HEADS, D // HEADS)
 WORDS = ["fox", "dog", "values", "return", "quick", "box", "liquor", "in", "for", "five", "def"]
 
 
@@ -364,18 +364,6 @@ def test_attention_that_is_not_finite(source: Path) -> None:
 def test_only_fitted_variants_need_a_fit(source: Path) -> None:
     selection = parse_selection("0-3", "zero", 4, HEADS)
     assert Fitter(load_model(source), calibration()).fit(selection) == {}
-
-
-def test_a_fitted_variant_needs_its_own_fit() -> None:
-    """It does not fall back on another."""
-    weight = np.zeros((HEADS, 4, D), np.float32)
-    for name in ("mean", "linear"):
-        with pytest.raises(ValueError, match="a fitted variant needs the fit of its block"):
-            VARIANTS[name].affine(Sources(weight, None))
-    mean = Fit(mean=np.zeros((HEADS, 4), np.float32))
-    assert VARIANTS["mean"].affine(Sources(weight, None, mean)).weight is None
-    with pytest.raises(ValueError, match="the fit of the block holds its mean alone"):
-        VARIANTS["linear"].affine(Sources(weight, None, mean))
 
 
 def test_an_extension_is_the_same_in_capitals(tmp_path: Path) -> None:

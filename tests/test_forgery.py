@@ -23,11 +23,10 @@ from fits import export_with_any
 from forging import WEIGHTS, assert_fails, assert_refused, edit_json, edit_weights, seal
 
 import surgery
-from surgery.editing.loading import load_model
+from surgery.behavior import find_mixing_heads
 from surgery.errors import ManifestError
-from surgery.layouts import LAYOUTS
-from surgery.proof.behavior import find_mixing_heads
-from surgery.record.manifest import Manifest, read_manifest
+from surgery.loading import load_model
+from surgery.record.manifest import read_manifest
 from surgery.selection import EditedHeads
 from surgery.variants import VARIANTS
 
@@ -212,58 +211,24 @@ def test_a_weak_margin_that_the_manifest_admits(forge: Forge) -> None:
 
 
 NOT_THE_SOURCES = "config.json is not what the edit makes of the source's"
-TWICE = "config.json: the rotary {} is given twice, and versions of the library differ"
-UNPROVABLE = "config.json: rotary scaling {!r} is not supported by the stock layout"
-POSITIONS: list[tuple[dict[str, Any], str, str | None]] = [  # without the source, and with it
-    (
-        {"rotary_emb_base": 1e30},
-        "attention cannot be made exactly one-hot over every offset up to max_position_embeddings",
-        NOT_THE_SOURCES,
-    ),
-    (
-        {"max_position_embeddings": 4096},
-        "the manifest's one_hot is not what the edit does",
-        NOT_THE_SOURCES,
-    ),
-    (
-        {"rope_parameters": {"rope_theta": 1e20, "partial_rotary_factor": 0.25}},
-        TWICE.format("base"),
-        None,
-    ),
-    (
-        {"rope_scaling": {"rope_type": "default", "rope_theta": 1e20}},
-        TWICE.format("base"),
-        None,
-    ),
-    (
-        {"rope_scaling": {"rope_type": "default", "factor": 1e9}},
-        UNPROVABLE.format("default, with more"),
-        NOT_THE_SOURCES,
-    ),
-    (
-        {"rope_scaling": {"type": "linear", "factor": 1e9}},
-        UNPROVABLE.format("linear"),
-        NOT_THE_SOURCES,
-    ),
-    ({"partial_rotary_factor": 1.0}, TWICE.format("share"), None),
-    (
-        {"head_dim": 8},
-        "config.json: 'head_dim' is not hidden_size divided by the number of heads",
-        None,
-    ),
+NOT_HOT = "attention cannot be made exactly one-hot over every offset up to max_position_embeddings"
+POSITIONS: list[tuple[dict[str, Any], str]] = [
+    ({"rotary_emb_base": 1e30}, "the rotary base is not a number of at least 1"),
+    ({"max_position_embeddings": 4096}, "the manifest's one_hot is not what the edit does"),
+    ({"rope_parameters": {"rope_theta": 1e20}}, "the rotary base is given twice"),
+    ({"rope_scaling": {"type": "linear", "factor": 1e9}}, NOT_HOT),
+    ({"head_dim": 8}, "has the wrong shape"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("change", "alone", "compared"), POSITIONS, ids=[str(case[0]) for case in POSITIONS]
-)
+@pytest.mark.parametrize(("change", "text"), POSITIONS, ids=[str(case[0]) for case in POSITIONS])
 def test_positions_under_which_the_constants_do_not_hold(
-    forge: Forge, change: dict[str, Any], alone: str, compared: str | None
+    forge: Forge, change: dict[str, Any], text: str
 ) -> None:
     folder, source = forge("stock")
     edit_json(folder / "config.json", lambda config: config.update(change))
     seal(folder)
-    assert_refused(folder, "edit", alone, source, compared)
+    assert_refused(folder, "edit", text, source)
 
 
 # --- what an edit leaves alone: only the source can tell
@@ -352,7 +317,7 @@ def test_code_of_others_in_a_compact_export(forge: Forge, place: str) -> None:
     named = {"AutoModelForSequenceClassification": place}
     edit_json(folder / "config.json", lambda config: config["auto_map"].update(named))
     seal(folder, "config.json")
-    assert_refused(folder, "edit", "config.json is not what the edit makes", source)
+    assert_refused(folder, "contents", f"{NEVER_RUN.format('modeling ')}", source)
 
 
 @pytest.mark.parametrize(
@@ -424,42 +389,30 @@ def test_a_pickle_in_place_of_the_weights(forge: Forge) -> None:
 
 
 NEVER_RUN = "brings its own {}code (auto_map), which is never run"
-NO_KEY = "config.json: {key!r} is not a key of such a model"
-KERNEL = "attn_implementation: config.json chooses attention code"
-NAMES_CODE: list[tuple[str, dict[str, Any], str, str]] = [  # of stock, and of compact
+KERNEL = "config.json chooses attention code"
+MODELING = NEVER_RUN.format("modeling ")
+NAMES_CODE: list[tuple[dict[str, Any], str]] = [
+    ({"auto_map": {"AutoModelForCausalLM": "me/code--evil.Model"}}, MODELING),
     (
-        "edit",
-        {"auto_map": {"AutoModelForCausalLM": "me/code--evil.Model"}},
-        f"config.json: the checkpoint {NEVER_RUN.format('modeling ')}",
-        NOT_THE_SOURCES,
+        {"custom_pipelines": {"text-generation": {"impl": "E"}}},
+        MODELING.replace("auto_map", "custom_pipelines"),
     ),
-    ("contents", {"custom_pipelines": {"text-generation": {"impl": "E"}}}, NO_KEY, NO_KEY),
-    ("contents", {"attn_implementation": "me/kernel"}, NO_KEY, NO_KEY),
-    ("contents", {"_attn_implementation_internal": "me/kernel"}, NO_KEY, NO_KEY),
-    ("edit", {"task_specific_params": {"attn_implementation": "me/kernel"}}, KERNEL, KERNEL),
-    ("contents", {"transformers_weights": WEIGHTS}, NO_KEY, NO_KEY),
-    ("contents", {"fusion_config": {"patch": True}}, NO_KEY, NO_KEY),
-    (
-        "edit",
-        {"attention_free_blocks": {"1": "affine"}},
-        "config.json: 'attention_free_blocks' is set, and this model type has no such blocks",
-        f"tensor {attention(2, 'query_key_value.weight')!r} is missing from the checkpoint",
-    ),
+    ({"attn_implementation": "me/kernel"}, KERNEL),
+    ({"_attn_implementation_internal": "me/kernel"}, KERNEL),
+    ({"task_specific_params": {"attn_implementation": "me/kernel"}}, KERNEL),
+    ({"transformers_weights": WEIGHTS}, "names another file of weights"),
 ]
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
-@pytest.mark.parametrize(
-    ("check", "value", "stock", "compact"), NAMES_CODE, ids=[next(iter(c[1])) for c in NAMES_CODE]
-)
+@pytest.mark.parametrize(("value", "text"), NAMES_CODE, ids=[next(iter(c[0])) for c in NAMES_CODE])
 def test_a_configuration_that_names_code(
-    forge: Forge, layout: str, check: str, value: dict[str, Any], stock: str, compact: str
+    forge: Forge, layout: str, value: dict[str, Any], text: str
 ) -> None:
     folder, source = forge(layout)
     edit_json(folder / "config.json", lambda config: config.update(value))
     seal(folder)
-    detail = {"stock": stock, "compact": compact}[layout].format(key=next(iter(value)))
-    assert_refused(folder, check, detail, source)
+    assert_refused(folder, "contents", text, source)
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
@@ -479,12 +432,9 @@ def test_a_kind_that_is_not_the_edit_s(forge: Forge) -> None:
     edit_json(
         folder / "config.json", lambda c: c["attention_free_blocks"].update({"2": "constant"})
     )
-    edit_json(
-        folder / "surgery.json",
-        lambda m: m["history"][-1]["changed"]["added"].append(attention(2, "affine.bias")),
-    )
     seal(folder)
-    assert_refused(folder, "edit", "config.json is not what the edit makes", source)
+    text = "config.json does not say what the manifest says of a block"
+    assert_refused(folder, "edit", text, source)
 
 
 # --- every field of the manifest
@@ -519,7 +469,10 @@ def others(value: Any) -> list[Any]:
         return ["x", 1, []]
     if isinstance(value, int | float):
         return [value + 1, value - 1, -value - 1, str(value), 2**70, True, None]
-    names = {*VARIANTS, *LAYOUTS, "gpt_neo", "gpt_neox"} - {"mean", "linear"}  # see UNPROVED
+    names = {*VARIANTS, "stock", "compact", "gpt_neo", "gpt_neox"} - {
+        "mean",
+        "linear",
+    }  # see UNPROVED
     return [value + "x", value[1:], "", "../" + value, 1, None, *(names if value in names else ())]
 
 
@@ -544,12 +497,6 @@ def get(value: Any, path: Any) -> Any:
     return value
 
 
-def unmark(manifest: Manifest) -> Manifest:
-    """Without the claim of a scrub, which has tests of its own (test_scrubbing.py)."""
-    edit = manifest.step.model_copy(update={"scrubbed": True})
-    return manifest.model_copy(update={"history": [edit]})
-
-
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if name == "stock" else pytest.mark.slow) for name in EDITS],
@@ -557,11 +504,11 @@ def unmark(manifest: Manifest) -> Manifest:
 def test_every_field_of_the_manifest(forge: Forge, name: str) -> None:
     """One at a time, without the source: refused when it is read or by a check, except for those
     that say nothing of the model. `files` has its own tests."""
-    folder, source = forge(name)
+    folder, _ = forge(name)
     path = folder / "surgery.json"
     original, text = read_manifest(folder), path.read_text()
     assert original is not None
-    tried, accepted = 0, set()
+    tried = 0
     for field, changed in mutated(json.loads(text)):
         if field.startswith("files"):
             continue
@@ -570,13 +517,11 @@ def test_every_field_of_the_manifest(forge: Forge, name: str) -> None:
             manifest = read_manifest(folder)
         except ManifestError:
             manifest = None
-        if manifest and unmark(manifest) == unmark(original):  # a default was left out
+        if manifest and manifest == original:  # a default was left out
             continue
         tried += 1
-        if manifest and not UNPROVED.fullmatch(field) and surgery.verify(folder, seed=1).ok:
-            accepted.add(field)
-            assert not surgery.verify(folder, source=source, seed=1).ok
-    assert accepted <= {"history.0.changed.dropped"}  # buffers, which the library does not read
+        if manifest and not UNPROVED.fullmatch(field):
+            assert not surgery.verify(folder, seed=1).ok, field
     assert tried > 300
 
 
@@ -631,7 +576,7 @@ def test_earlier_edits(forge: Forge, tmp_path: Path) -> None:
     original = (done.output / "surgery.json").read_text()
     unread, failed = 0, 0
     for field, changed in mutated(json.loads(original)):
-        if re.fullmatch(r"history\.0\.(parts|changed|one_hot|num_blocks|family)\b.*", field):
+        if re.fullmatch(r"history\.0\.(parts|one_hot|num_blocks|family)\b.*", field):
             (done.output / "surgery.json").write_text(json.dumps(changed))
             try:
                 same = read_manifest(done.output) == done.manifest
@@ -641,7 +586,7 @@ def test_earlier_edits(forge: Forge, tmp_path: Path) -> None:
             failed += not same
             assert same or not surgery.verify(done.output).ok, field
     assert unread > 200
-    assert failed > 80
+    assert failed > 20
     (done.output / "surgery.json").write_text(original)
     edit_json(done.output / "surgery.json", lambda manifest: manifest["history"].pop(0))
     assert_fails(done.output, "other blocks", "do not mix tokens")

@@ -1,7 +1,8 @@
 """What must not change by accident: bytes of exports, and figures on the built-in models.
 
 `python -m golden.write`, in the folder `tests`, writes the golden files anew. A commit that changes
-one says why.
+one says why. Figures are compared to five digits: sums of float32 are taken in another order on
+another processor, which moves the figures of a trained model in the sixth.
 """
 
 from __future__ import annotations
@@ -43,4 +44,4 @@ def test_a_command_measures_the_same(name: str, command: str, folder: Path, monk
     monkeypatch.chdir(folder)
     found = figures.figures(command)
     for row, values in FIGURES[name].items():
-        assert found[row] == pytest.approx(values, rel=1e-9, abs=1e-9), row
+        assert found[row] == pytest.approx(values, rel=1e-5, abs=1e-5), row

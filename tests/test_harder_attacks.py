@@ -34,8 +34,8 @@ from evals.measure.attacks.in_context import make_prompts
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Outcomes, measure_outcomes
 from evals.measure.memorization.recovery import Evidence
-from surgery.editing.loading import load_model
 from surgery.hub.finding import find_model
+from surgery.loading import load_model
 from surgery.record.measured import find
 
 ROWS, OTHERS, TEXT = draw_rows(24, 0), draw_rows(24, 1), draw_rows(12, 2)

@@ -21,14 +21,12 @@ from fits import export_with_any, load_aligned, random_fits
 from torch.nn import functional
 
 import surgery
-from surgery.editing.in_memory import Editable
-from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, family_of
-from surgery.layouts import BlockEdit
-from surgery.plan import block_edits
-from surgery.proof.verification import verify
-from surgery.selection import EditedHeads, parse_selection
+from surgery.in_memory import Editable
+from surgery.loading import load_model
+from surgery.selection import EditedHeads, Selection, parse_selection, variants_by_head
+from surgery.verification import verify
 
 VARIANTS = ("identity", "zero", "mean", "linear")
 HEADS, SIZE, D = 4, 32, 128
@@ -57,24 +55,25 @@ def dimensions_of(model: Any) -> Dimensions:
     return family_of(config).dimensions(config)
 
 
-def replace_contexts(model: Any, edits: dict[int, BlockEdit]) -> None:
+def replace_contexts(model: Any, selection: Selection) -> None:
     """Hooks a GPT-NeoX model so that the edited heads' contexts are maps of their own token."""
     heads, d = model.config.num_attention_heads, model.config.hidden_size
+    edits = variants_by_head(selection)
     fits = random_fits(edits, heads, d)
-    for block, edit in edits.items():
+    for block, variants in edits.items():
         attention = model.gpt_neox.layers[block].attention
         linear, fit = attention.query_key_value, fits[block]
         biased = linear.bias is not None
         weight = linear.weight.detach().clone().view(heads, 3, -1, d)
         bias = linear.bias.detach().clone().view(heads, 3, -1) if biased else None
-        for head, variant in edit.variants.items():
-            if variant.name in ("zero", "mean"):
+        for head, variant in variants.items():
+            if variant in ("zero", "mean"):
                 weight[head, 2] = 0
-            if variant.name == "zero" and biased:
+            if variant == "zero" and biased:
                 bias[head, 2] = 0
-            if variant.name == "mean":
+            if variant == "mean":
                 bias[head, 2] = torch.from_numpy(fit.mean[head])
-            if variant.name == "linear":
+            if variant == "linear":
                 weight[head, 2] = torch.from_numpy(fit.weight[head])
                 bias[head, 2] = torch.from_numpy(fit.bias[head])
         maps = weight.view(3 * d, d), bias.view(3 * d) if biased else None
@@ -82,23 +81,23 @@ def replace_contexts(model: Any, edits: dict[int, BlockEdit]) -> None:
         linear.register_forward_pre_hook(lambda m, args, seen=seen: seen.append(args[0]))
 
         def replaced(
-            module: Any, args: Any, seen: Any = seen, maps: Any = maps, edit: BlockEdit = edit
+            module: Any, args: Any, seen: Any = seen, maps: Any = maps, edited: Any = variants
         ) -> tuple[torch.Tensor]:
             x = seen.pop()
             qkv = functional.linear(x, *maps).view(*x.shape[:2], heads, 3, -1)
             z = args[0].view(*x.shape[:2], heads, -1).clone()
-            for head in edit.heads:
+            for head in edited:
                 z[:, :, head] = qkv[:, :, head, 2]
             return (z.view_as(x),)
 
         attention.dense.register_forward_pre_hook(replaced)
-        if edit.whole and edit.kind == "none" and biased:
+        if biased and list(variants.values()) == ["zero"] * heads:
             attention.dense.bias.data.zero_()
 
 
-def reference(source: Path, selection: tuple[EditedHeads, ...], attn: str | None = None) -> Any:
+def reference(source: Path, selection: Selection, attn: str | None = None) -> Any:
     model = load_aligned(source, attn_implementation=attn).to(DEVICE)
-    replace_contexts(model, block_edits(selection, dimensions_of(model)))
+    replace_contexts(model, selection)
     return model
 
 
@@ -259,23 +258,22 @@ def test_gpt_neo_stock(tmp_path: Path, variant: str, spec: str, dtype: str, leng
     source = write_checkpoint(tmp_path / "source", config)
     export_with_any(source, spec, tmp_path / "out", variant=variant, layout="stock")
     edited, expected = (load_aligned(path).to(DEVICE) for path in (tmp_path / "out", source))
-    dimensions = dimensions_of(expected)
-    edits = block_edits(parse_selection(spec, variant, 4, HEADS), dimensions)
+    edits = variants_by_head(parse_selection(spec, variant, 4, HEADS))
     fits = random_fits(edits, HEADS, D)
-    for block, edit in edits.items():
+    for block, variants in edits.items():
         projection = expected.transformer.h[block].attn.attention.out_proj
         mean = torch.from_numpy(fits[block].mean).to(DEVICE)
 
         def replaced(
-            module: Any, args: Any, edit: BlockEdit = edit, mean: torch.Tensor = mean
+            module: Any, args: Any, edited: Any = variants, mean: torch.Tensor = mean
         ) -> tuple[torch.Tensor]:
             z = args[0].view(*args[0].shape[:2], HEADS, SIZE).clone()
-            for head in edit.heads:
+            for head in edited:
                 z[:, :, head] = mean[head] if variant == "mean" else 0
             return (z.view_as(args[0]),)
 
         projection.register_forward_pre_hook(replaced)
-        if edit.whole and variant == "zero":
+        if len(variants) == HEADS and variant == "zero":
             projection.bias.data.zero_()
     if variant == "zero":
         assert_equal(edited, expected, 1)
@@ -290,8 +288,8 @@ def test_gpt_neo_stock(tmp_path: Path, variant: str, spec: str, dtype: str, leng
     [
         (neox_config(**NEOX), "1.0", "zero", "compact", "3 of 4 heads of block 1 still attend"),
         (neo_config(**NEO), "1.0", "identity", "stock", "cannot make a token attend to itself"),
-        (neo_config(**NEO), "1.0", "identity", "auto", "no layout holds this edit"),
-        (neo_config(**NEO), "0,1.0", "identity", "auto", "or mean for single heads"),
+        (neo_config(**NEO), "1.0", "identity", "auto", "no rotary positions"),
+        (neo_config(**NEO), "0,1.0", "identity", "auto", "take `variant=zero` or mean"),
     ],
 )
 def test_what_cannot_be_held_is_refused(

@@ -28,7 +28,7 @@ from hub_server import HubServer
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.checkpoint.content import hash_content
+from surgery.checkpoint import hash_content, open_checkpoint
 
 QUICK = 10.0  # seconds an error may take
 
@@ -152,7 +152,7 @@ def test_an_export_by_id_equals_that_of_the_folder(
             "model": name.split()[0],
             "revision": revision or None,
             "commit": commit,
-            "content": hash_content(sources[source]),
+            "content": hash_content(open_checkpoint(sources[source])),
         }
 
 

@@ -129,7 +129,6 @@ LIGHT = [
     "surgery.errors",
     "surgery.selection",
     "surgery.families",
-    "surgery.modeling",
 ]
 
 

@@ -17,9 +17,9 @@ from tiny_tokenizer import tiny_model
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 
 import surgery
-from surgery.editing.in_memory import Editable, apply
-from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
+from surgery.in_memory import Editable, apply
+from surgery.loading import load_model
 
 IDS = torch.randint(128, (2, 60), generator=torch.Generator().manual_seed(3))
 CASES = [

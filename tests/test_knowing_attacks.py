@@ -55,14 +55,14 @@ from evals.measure.attacks.trying import KINDS, AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.attacks.weights import put_weights, restore_modules
 from evals.measure.memorization.recovery import is_recovery, make_recovery
+from evals.run.keep import Store
 from evals.run.models import open_model
-from surgery.editing.in_memory import apply
-from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.hub.finding import find_model
+from surgery.in_memory import apply
+from surgery.loading import load_model
 from surgery.selection import parse_selection
-from surgery.store import Store
 from surgery.training.losses import measure_loss
 
 TOKENS = torch.arange(2, 42).view(2, 20)
@@ -74,7 +74,7 @@ CUTS = [
     ),
     ("neo", "zero", "stock"),
     ("neo", "identity", "compact"),
-    *((kind, "identity", "auto") for kind in CONFIGS),
+    *((kind, "identity", "auto") for kind in CONFIGS if kind != "mistral"),
     *((kind, "zero", "auto") for kind in ("llama", "olmo2")),
 ]
 
@@ -116,9 +116,7 @@ def test_attention_of_the_source_undoes_a_cut(cut) -> None:
     assert torch.equal(logits_of(cut.edited), after)
 
 
-@pytest.mark.parametrize(
-    ("kind", "block"), [("qwen3_moe", 1), ("gpt_oss", 1), ("smollm3", 2), ("cohere2", 2)]
-)
+@pytest.mark.parametrize(("kind", "block"), [("qwen3_moe", 1), ("gpt_oss", 1), ("smollm3", 2)])
 def test_experts_and_a_lack_of_positions_come_back_too(kind: str, block: int, tmp_path) -> None:
     """Experts are loaded as one tensor, and the edit gave the block positions."""
     source = write_decoder(tmp_path / "source", kind)
@@ -320,7 +318,7 @@ def test_the_sibling_is_loaded_once(tmp_path, monkeypatch) -> None:
         loads.append(given)
         return load_model(*given, **more)
 
-    monkeypatch.setattr("surgery.editing.loading.load_model", load)
+    monkeypatch.setattr("surgery.loading.load_model", load)
     model = apply(base, "1", "identity", layout="stock")
     loaded: Any = SimpleNamespace(model=model, tokenizer=None, name="m", cut=(1,), provenance={})
     found = try_attacks(loaded, plan)
@@ -334,9 +332,8 @@ def test_the_best_scope_is_that_of_the_passages_that_count(tmp_path: Path) -> No
     scopes = Setting("the cut blocks", 0.0, 0), Setting("attention of all blocks", 0.0, 0)
     found = dict(zip(scopes, (first, second), strict=True))
     made = AttackOutcome.of_variants(found, np.ones_like(first))
-    store = Store(tmp_path)
-    store.keep("graft", made)
-    for outcome in (made, *(store.find("graft", *KINDS) or ())):
+    for _ in range(2):
+        outcome = Store(tmp_path).get("graft", lambda: made, *KINDS)
         assert outcome.recovered.tolist() == first.tolist()
         counted = np.array([0, 0, 1, 1, 1], dtype=bool)
         assert outcome.select(counted).recovered.tolist() == [False, True, True]
@@ -406,7 +403,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     base = save_tiny(root / "base")
     export(str(base), "1", output=root / "edited")
     export(str(base), "0", output=root / "edited-too")
-    save_tiny(root / "wide", tiny_model(intermediate_size=128))
+    save_tiny(root / "wide", tiny_model(hidden_size=64))
     save_tiny(root / "neo", tiny_neo())
     save_tiny(root / "earlier", trained_on(base, 1.0))
     save_tiny(root / "stranger", tiny_model(seed=1))
@@ -422,7 +419,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("sibling", "line"),
     [
-        ("wide", "another shape (expected intermediate 64, got intermediate 128)"),
+        ("wide", "another shape (expected d 32, head_size 16, got d 64, head_size 32)"),
         ("neo", "another family (expected gpt_neox, got gpt_neo)"),
         ("spelled", "its tokenizer has other tokens"),
         ("edited", "it is that model itself"),

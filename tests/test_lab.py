@@ -51,8 +51,8 @@ from evals.lab import (
     heldout_texts,
     samples_path,
 )
-from surgery.editing.loading import load_model
 from surgery.errors import SamplesError
+from surgery.loading import load_model
 
 MOST_BYTES = 12_000_000
 

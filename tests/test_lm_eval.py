@@ -18,7 +18,7 @@ from local_tasks import write_tasks
 
 import surgery
 from evals.lab import find_lab_folder
-from surgery.editing.loading import load_model, load_tokenizer
+from surgery.loading import load_model, load_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import surgery
-from surgery.checkpoint.content import hash_content
+from surgery.checkpoint import hash_content, open_checkpoint
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.selection import EditedHeads
@@ -44,13 +44,7 @@ def test_says_what_was_done(tmp_path: Path) -> None:
     assert edit.parts == [EditedHeads(1, (0, 1), "identity"), EditedHeads(3, (0, 1), "identity")]
     assert (edit.variant, edit.layout) == ("identity", "stock")
     assert (edit.source.model, edit.source.revision, edit.source.commit) == ("source", None, None)
-    assert edit.source.content == hash_content(source)
-    assert edit.changed.rewritten == [
-        f"gpt_neox.layers.{block}.attention.query_key_value.{part}"
-        for block in (1, 3)
-        for part in ("weight", "bias")
-    ]
-    assert (edit.changed.added, edit.changed.dropped) == ([], [])
+    assert edit.source.content == hash_content(open_checkpoint(source))
     assert edit.one_hot is not None
     assert edit.one_hot.gap > edit.one_hot.required
     assert edit.one_hot.num_offsets == 63
@@ -121,7 +115,7 @@ HEALING = {
             "history.0.layout: input should be 'stock', 'compact' or 'adapter'",
         ),
         ([*STEP, "one_hot", "kappa"], ..., "history.0.one_hot.kappa: field required"),
-        ([*STEP, "changed", "moved"], [], "history.0.changed.moved: extra inputs"),
+        ([*STEP, "moved"], [], "history.0.moved: extra inputs"),
         (["files", "config.json", "sha256"], "0", "files.config.json.sha256: "),
         (["files", "config.json", "sha256"], DIGEST.replace("0", "G"), "files.config.json.sha256"),
         (["files", "config.json", "sha256"], DIGEST + "\n", "files.config.json.sha256: "),

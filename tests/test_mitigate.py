@@ -32,14 +32,14 @@ from evals.jobs.recipes import Recipe, choose_best, list_recipes, place_results
 from evals.lab import samples_path
 from evals.table.measured import measure_value
 from evals.table.words.view import View
-from surgery.editing.loading import load_tokenizer
 from surgery.hub.finding import find_model
-from surgery.proof.verification import verify
+from surgery.loading import load_tokenizer
 from surgery.record.manifest import MANIFEST, History, Manifest, PassagesRecord, read_manifest
 from surgery.record.measured import Change, Limit, Measured, On, State
 from surgery.record.plan_file import read_plan_file
 from surgery.record.report import EditRecord, Named, Report
 from surgery.selection import format_selection
+from surgery.verification import verify
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -308,7 +308,6 @@ def test_what_is_in_the_way_is_found_before_any_work(
         ("output: elsewhere", "pass --output"),
         ("--seeed: 1", "did you mean 'seed'?"),
         ("- list", "is not valid YAML (expected options, one `name: value` a line)"),
-        ("overwrite: yes\noverwrite: no", "names 'overwrite' twice (expected options"),
         (r'corpus: ["a\0b"]', r"corpus: ['a\x00b'] holds a NUL character; remove it"),
     ],
 )

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from decoders import write_decoder
 from tiny_compact import (
     BLOCKS,
     CACHE,
@@ -29,8 +28,6 @@ from tiny_compact import (
     write_compact,
 )
 from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
-
-import surgery
 
 CASES = [(name, edit) for name in CONFIGS for edit in EDITS]
 every_case = pytest.mark.parametrize(("name", "edit"), CASES)
@@ -299,26 +296,6 @@ def test_gradient_checkpointing_gives_the_same_gradients(models: Any, name: str,
         torch.testing.assert_close(plain[key], checkpointed[key])
 
 
-@pytest.mark.parametrize("kind", ["mistral", "gemma2"])
-@torch.no_grad()
-def test_blocks_with_windows_are_looked_up_and_resized(kind: str, tmp_path: Path) -> None:
-    """Candidates that do not come true are cut off the cache, also of layers that hold nothing."""
-    more = {"sliding_window": 8, "max_position_embeddings": 64}
-    source = write_decoder(tmp_path / "source", kind, **more)
-    folder = surgery.export(source, "0", output=tmp_path / "out", layout="compact").output
-    compact = AutoModelForCausalLM.from_pretrained(folder).eval()
-    ids = torch.tensor([[3, 4, 5, 6, 3, 4, 5, 7, 3, 4, 5]])
-    plain, looked_up = (
-        compact.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0, **way)
-        for way in ({}, {"prompt_lookup_num_tokens": 3})
-    )
-    assert torch.equal(plain, looked_up)
-    compact.resize_token_embeddings(compact.config.vocab_size + 8)
-    compact.save_pretrained(tmp_path / "wider")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "wider")
-    assert again.config.vocab_size == compact.config.vocab_size == 128 + 8
-
-
 @torch.no_grad()
 def test_a_static_cache_is_filled_in_chunks(models: Any) -> None:
     """Where no block attends, too: what counts the tokens takes the room that there is."""
@@ -329,13 +306,6 @@ def test_a_static_cache_is_filled_in_chunks(models: Any) -> None:
             tokens(), cache_implementation="static", prefill_chunk_size=5, **given
         )
         assert torch.equal(chunked, expected.generate(tokens(), **given))
-
-
-def test_dropout_by_a_rate_stays(tmp_path: Path) -> None:
-    source = write_decoder(tmp_path / "source", "seed_oss", residual_dropout=0.5)
-    folder = surgery.export(source, "1", output=tmp_path / "out", layout="compact").output
-    compact = AutoModelForCausalLM.from_pretrained(folder)
-    assert compact.model.layers[1].self_attn.resid_dropout.p == 0.5
 
 
 def test_gpt_neo_drops_out_what_attention_would_have(tmp_path: Path) -> None:

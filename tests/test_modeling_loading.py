@@ -23,14 +23,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import surgery
+from surgery import modeling_attention_free as modeling
+from surgery.compact import MODELING_FILE, auto_map, name_classes
 from surgery.families import FAMILIES
-from surgery.modeling import (
-    MODELING_FILE,
-    MODULE,
-    auto_map,
-    class_names,
-)
-from surgery.modeling import modeling_attention_free as modeling
 
 NAMES = ("neox-parallel", "neo")
 both_families = pytest.mark.parametrize("name", NAMES)
@@ -58,7 +53,7 @@ def logits(model: Any) -> torch.Tensor:
     ],
 )
 def test_unknown_blocks_and_kinds_are_errors(name: str, blocks: Any, message: str) -> None:
-    config = getattr(modeling, class_names(record(name))["AutoConfig"])
+    config = getattr(modeling, name_classes(record(name))["AutoConfig"])
     with pytest.raises(ValueError, match=f"^attention_free_blocks: {message}$"):
         config(attention_free_blocks=blocks, **CONFIGS[name])
 
@@ -80,12 +75,12 @@ def test_the_modeling_file_stands_alone_and_holds_every_family() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
-    assert imported == {"__future__", "copy", "typing", "torch", "transformers"}
-    for family in FAMILIES:
-        for auto, name in class_names(family).items():
+    assert imported == {"__future__", "typing", "torch", "transformers"}
+    for family in (FAMILIES["gpt_neox"], FAMILIES["gpt_neo"]):
+        for auto, name in name_classes(family).items():
             made = getattr(modeling, name)
             assert made.__name__ == name, auto
-            assert made.__module__ == MODULE
+            assert made.__module__ == modeling.__name__
         assert {name.split(".")[0] for name in auto_map(family).values()} == {MODELING_FILE.stem}
 
 
@@ -118,7 +113,7 @@ def test_saving_and_reloading_keeps_everything(name: str, edit: str, tmp_path: P
     model.save_pretrained(tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["model_type"] == family.compact_model_type
-    assert config["architectures"] == [class_names(family)["AutoModelForCausalLM"]]
+    assert config["architectures"] == [name_classes(family)["AutoModelForCausalLM"]]
     assert config["auto_map"] == auto_map(family)
     assert config["attention_free_blocks"] == {str(i): kind for i, kind in EDITS[edit].items()}
     assert (tmp_path / "saved" / MODELING_FILE.name).read_bytes() == MODELING_FILE.read_bytes()
@@ -269,7 +264,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 types = ("attention_free_gpt_neox", "attention_free_gpt_neo")
 placeholders = [CONFIG_MAPPING[key] for key in types]
-lazy = not any(name.startswith("surgery.modeling.modeling_") for name in sys.modules)
+lazy = not any(name == "surgery.modeling_attention_free" for name in sys.modules)
 folder = sys.argv[1]
 model = AutoModelForCausalLM.from_pretrained(folder)
 print(json.dumps({
@@ -339,8 +334,8 @@ def test_importing_the_package_is_enough(name: str, tmp_path: Path) -> None:
     got = run(AFTER_IMPORT, folder, tmp_path, importable=True)
     assert got["light"]
     assert got["lazy"]
-    assert got["module"] == MODULE
-    assert got["base"] == class_names(record(name))["AutoModel"]
+    assert got["module"] == modeling.__name__
+    assert got["base"] == name_classes(record(name))["AutoModel"]
     assert got["config"]
     assert got["pickled"] == ["attention_free_gpt_neox", "attention_free_gpt_neo"]
 

@@ -133,7 +133,7 @@ def test_every_window_of_text_begins_with_them(
     ]
     assert [window.place.position for window in found[:2]] == [0, 3]
 
-    dimensions = Dimensions(1, 1, 8, 8, 400, 16)
+    dimensions = Dimensions(1, 1, 8, 400, 16, 1, 8)
     text = make_calibration([TEXT * 4], name="text")
     calibration = text.tokenize(tokenizer, dimensions, window=11, most_tokens=110)
     assert (calibration.windows[:, 0] == opening).all()
@@ -197,7 +197,7 @@ def test_changed_prefixes_keep_them(tokenizer: Any, opening: int, tmp_path: Path
 def test_a_short_passage_is_found_within_text(tokenizer: Any, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "whole.jsonl", [{"text": TEXT[30:]}])
     samples = load_samples(path, tokenizer=tokenizer, prefix_length=4, suffix_length=4)
-    dimensions = Dimensions(1, 1, 8, 8, 400, 64)
+    dimensions = Dimensions(1, 1, 8, 400, 64, 1, 8)
     text = make_calibration([TEXT[20:] * 3], name="text")
     with pytest.raises(SamplesError, match="share"):
         check_apart(samples, text.tokenize(tokenizer, dimensions, window=64, fewest=1))

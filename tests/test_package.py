@@ -36,12 +36,12 @@ def test_wheel_holds_the_packages_and_their_data(built: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"surgery", "cli", "evals"}
     for needed in (
-        "surgery/modeling/modeling_attention_free.py",
+        "surgery/modeling_attention_free.py",
         "surgery/py.typed",
         "evals/lab/records.jsonl",
-        "surgery/hub/embedded/pythia/model.safetensors",
-        "surgery/hub/embedded/gpt-neo/model.safetensors",
-        "surgery/hub/embedded/pythia/tokenizer.json",
+        "surgery/lab/pythia/model.safetensors",
+        "surgery/lab/gpt-neo/model.safetensors",
+        "surgery/lab/pythia/tokenizer.json",
     ):
         assert needed in names
     assert any(name.startswith("evals/tasks/") and name.endswith(".yaml") for name in names)

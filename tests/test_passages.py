@@ -24,7 +24,7 @@ from surgery.reading.corpus import open_corpus, read_documents
 from surgery.reading.passages import SPACING, read_texts, spread_passages
 from surgery.reading.sources import TextOrTable
 
-SIZES = Dimensions(4, 2, 64, 256, 400, max_positions=32)
+SIZES = Dimensions(4, 2, 64, 400, 32, 2, 32)
 LINES = 40_000
 
 

@@ -39,10 +39,10 @@ from evals.table.measured import measure_value
 from surgery.card.facts import as_line
 from surgery.card.measurements import Shown, build_measurements, list_tables, show
 from surgery.errors import ManifestError, OutputError
-from surgery.proof.report import read_report
 from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.record.report import Report
+from surgery.record.reports import read_report
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my p"

@@ -41,9 +41,9 @@ import surgery
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
 from surgery.errors import OutputError
-from surgery.proof.verification import verify
 from surgery.publishing.upload import find_publishable
 from surgery.record.report import Report
+from surgery.verification import verify
 
 READER = "hf_readerreaderreaderreaderreader"
 WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -22,7 +22,7 @@ from benchmarks.real.text import COUNTS, cut_texts, read_rows
 from evals.data import load_samples
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.models import open_model
-from surgery.editing.loading import load_model
+from surgery.loading import load_model
 from surgery.selection import EditedHeads, parse_selection
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
@@ -30,8 +30,8 @@ pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 BLOCKS, HEADS, GROUPS, SIZE, WIDTH = 30, 9, 3, 64, 576
 PASSAGES = 120
 EDIT = (
-    *parse_selection("5.g1,26-29", "identity", BLOCKS, HEADS, GROUPS),
-    EditedHeads(12, (4,), "mean"),
+    *parse_selection("5,26-29", "identity", BLOCKS, HEADS),
+    EditedHeads(12, (4,), "zero"),
 )
 
 
@@ -46,7 +46,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def edited(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real") / "edited"
     plan = export_with_any(base, EDIT, folder).plan
-    assert plan.layout.NAME == "stock"
+    assert plan.layout == "stock"
     return folder
 
 

@@ -22,7 +22,7 @@ from hub_uploads import UploadHub
 from local_tasks import write_tasks
 from tiny_tokenizer import tiny_tokenizer
 
-from surgery.checkpoint.content import hash_file
+from surgery.checkpoint import hash_file
 
 pytestmark = pytest.mark.slow
 

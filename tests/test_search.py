@@ -39,10 +39,10 @@ from evals.data import Samples
 from evals.data.held_back import split_halves
 from evals.measure.memorization.recovery import NAMES, make_recovery
 from evals.table.measured import measure_value
-from surgery.editing.in_memory import Editable
-from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.exporting import export
+from surgery.in_memory import Editable
+from surgery.loading import load_model
 from surgery.selection import EditedHeads, Selection, heads_of
 
 VARIANTS = ("identity", "zero")

@@ -51,9 +51,9 @@ from evals.run.models import open_model
 from evals.run.statistics import bound_share
 from evals.table.limits import settle
 from evals.table.measured import measure_share, measure_value
-from surgery.editing.loading import load_model
+from surgery.cuts import find_constants
 from surgery.errors import UnsupportedError
-from surgery.proof.expected import find_constants, replan
+from surgery.loading import load_model
 from surgery.record.measured import State
 from surgery.selection import parse_selection
 
@@ -359,8 +359,8 @@ def test_healing_in_a_search_keeps_what_an_earlier_edit_set(
     trials._edit(parse_selection("1", "zero", 2, 2))
     source = opened.loaded.found
     assert source.manifest is not None
-    names = opened.loaded.model.state_dict()
-    earlier = find_constants(replan(source.checkpoint, source.manifest), names)
+
+    earlier = find_constants(source.checkpoint, source.manifest)
     assert earlier
     assert all(frozen[name][known].all() for name, known in earlier.items())
 

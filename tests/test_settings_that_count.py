@@ -36,6 +36,7 @@ from evals.measure.attacks.tuning import RATES, STEPS, fine_tune
 from evals.measure.edits.engine import BASE
 from evals.measure.naming import name_figures
 from evals.run.console import Console, use_console
+from evals.run.keep import Store
 from evals.run.lm_eval.request import Tasks
 from evals.table.limits import ask, decide
 from evals.table.measured import measure_share, measure_value
@@ -43,7 +44,6 @@ from surgery.card.measurements import Line, show
 from surgery.errors import NotFiniteError
 from surgery.record.measured import Limit, Measured, find
 from surgery.record.report import Report
-from surgery.store import Store
 from surgery.training.loop import descend
 from surgery.training.student import cast_weights, copy_sharing
 
@@ -285,9 +285,11 @@ def test_an_outcome_that_is_stored_keeps_what_its_settings_show(tmp_path: Path) 
         flags, flags, variants={UNTRAINED: flags, setting: flags},
         left={("all weights", 1e-3): 0.5},
     )  # fmt: skip
-    store = Store(tmp_path)
-    store.keep("relearn", Tried(made, None, 1.0))
-    ((stored),) = store.find("relearn", Tried, *KINDS) or ()
+    tried, stored = (
+        Store(tmp_path).get("relearn", lambda: Tried(made, None, 1.0), Tried, *KINDS)
+        for _ in range(2)
+    )
+    assert stored is not tried
     found = stored.passages
     assert found.left == found.select(flags).left == made.left
 

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
 
 import surgery
-from surgery.editing.loading import load_model
+from surgery.loading import load_model
 
 NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)
@@ -87,10 +87,10 @@ def test_untouched_tensors_keep_their_bytes(
         assert len(changed) > 4
         assert_untouched(tensors, tmp_path / layout, changed)
         added = set(result_tensors(tmp_path / layout)) - set(tensors)
-        assert added == {c.name for c in done.plan.changes if c.action == "add"}
+        assert added == set(done.plan.added)
         assert bool(added) == (layout == "compact")
         edited = result_tensors(tmp_path / layout)
-        assert {edited[name].dtype for name in done.plan.rewritten} == {getattr(torch, dtype)}
+        assert {edited[name].dtype for name in done.plan.edits} == {getattr(torch, dtype)}
     assert snapshot(source) == before
 
 
@@ -264,7 +264,8 @@ def test_shards_without_an_edit_are_the_source_s_files(tmp_path: Path, layout: s
     source = write_checkpoint(tmp_path / "source", NEOX, num_shards=4)
     weight_map = json.loads((source / "model.safetensors.index.json").read_text())["weight_map"]
     done = surgery.export(source, "2", output=tmp_path / "out", layout=layout)
-    edited = {weight_map[change.name] for change in done.plan.changes if change.name in weight_map}
+    changed = {*done.plan.rewritten, *done.plan.dropped}
+    edited = {weight_map[name] for name in changed}
     before, after = snapshot(source), snapshot(tmp_path / "out")
     shards = {name for name in before if name.endswith(".safetensors")}
     assert {name for name in after if name.endswith(".safetensors")} == shards

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tiny_tokenizer import tiny_model
 from torch import nn
 
-from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
+from surgery.loading import load_model
 from surgery.training import distillation, weights
 from surgery.training.distillation import Lesson, distill
 from surgery.training.loop import descend, fall

@@ -29,11 +29,11 @@ from evals.measure.edits.engine import Engine, MeasuredEdit
 from evals.measure.memorization.extraction import extract, run_pass
 from evals.run.models import open_model
 from evals.run.resuming import run_from_block, run_tokens
-from surgery.editing.in_memory import Editable, short_circuit
 from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.fitting.calibration import open_calibration
 from surgery.fitting.fitter import Fitter
+from surgery.in_memory import Editable, short_circuit
 from surgery.selection import EditedHeads, Selection, parse_selection, variant_name
 from surgery.variants import variant_of
 

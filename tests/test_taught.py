@@ -23,9 +23,9 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model
 from evals.data import Samples, hash_row, load_samples
 from evals.data.held_back import deal_passages
 from surgery.card.measurements import name_limit
-from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
 from surgery.record.report import Report
+from surgery.verification import verify
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 OTHER = " ".join(f"{number} cold stones {number * 7 % 101} under" for number in range(900))

@@ -28,11 +28,11 @@ from safetensors.torch import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.checkpoint.tensors import DTYPES, is_finite
-from surgery.editing.loading import load_model
 from surgery.errors import ManifestError, OutputError
-from surgery.proof.verification import verify
+from surgery.loading import load_model
 from surgery.publishing.upload import find_publishable
+from surgery.tensors import BYTES, FLOATS, decode, is_finite
+from surgery.verification import verify
 
 WEIGHTS = "model.safetensors"
 LENGTHS = ("--prefix-length", 8, "--suffix-length", 8)
@@ -119,19 +119,19 @@ def test_old_masks_are_no_parameters(work: Path) -> None:
     assert mask.isinf().all()
 
 
-@pytest.mark.parametrize("tag", DTYPES)
+@pytest.mark.parametrize("tag", FLOATS)
 def test_every_number_that_is_not_finite_is_found(tag: str) -> None:
     """And none that is finite, the largest, the smallest, and zeros of both signs included."""
-    size = DTYPES[tag].itemsize
+    size = BYTES[tag]
     some = np.random.default_rng(0).integers(0, 256, 4096 * size, np.uint8)
     for exponent in (0x7F, 0xFF, 0x7C, 0xFC):  # little-endian: the last byte holds the exponent
         some[(exponent % 7) * size + size - 1 :: 16 * size] = exponent
     some[8 * size : 9 * size], some[size - 1 :: 32 * size] = 0, 0x80
     for number in some.reshape(-1, size):
         with np.errstate(invalid="ignore"):  # a NaN that signals
-            finite = bool(np.isfinite(number.view(DTYPES[tag]).astype(np.float64)).all())
-        assert is_finite(tag, number.tobytes()) == finite, (tag, number)
-    assert is_finite(tag, b"")
+            finite = bool(np.isfinite(decode(number.view(FLOATS[tag]), tag)).all())
+        assert is_finite(number.tobytes(), tag) == finite, (tag, number)
+    assert is_finite(b"", tag)
 
 
 def test_what_is_copied_is_not_looked_at_and_verify_tells(work: Path, tmp_path: Path) -> None:
@@ -169,11 +169,11 @@ RECORDS: dict[str, tuple[Callable[[Any], object], str]] = {
     "the order": (lambda edit: edit["erasing"]["teacher"].reverse(), "not ascending"),
 }
 AGAINST_THE_MODEL: dict[str, tuple[Callable[[Any], object], str]] = {
-    "linear without text": (fitted("linear"), "the teacher's calibration"),
-    "mean without text": (fitted("mean"), "the teacher's calibration"),
+    "linear without text": (fitted("linear"), "the manifest's calibration is not of the blocks"),
+    "mean without text": (fitted("mean"), "the manifest's calibration is not of the blocks"),
     "text for nothing": (
         lambda edit: edit["erasing"].update(calibration=CALIBRATION),
-        "the teacher's calibration",
+        "the manifest's calibration is not of the blocks",
     ),
     "a window": (lambda edit: edit["erasing"].update(window=65), "longer than the model's context"),
     "passages": (
@@ -207,6 +207,6 @@ def test_the_record_of_an_earlier_erasing_is_checked(work: Path, tmp_path: Path)
     cut = surgery.export(work / "erased", "2", variant="zero", output=tmp_path / "cut").output
     (cut / "README.md").unlink()
     edit_json(cut / "surgery.json", lambda manifest: fitted("mean")(manifest["history"][0]))
-    assert_fails(cut, "edit", "the teacher's calibration")
+    assert_fails(cut, "edit", "the manifest's calibration is not of the blocks")
     with pytest.raises(OutputError, match="does not verify"):
         find_publishable(cut)

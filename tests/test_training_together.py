@@ -15,14 +15,14 @@ from reciting import recited_rows, write_rows
 from safetensors.torch import load_file
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
-from surgery.editing.in_memory import Editable, apply
-from surgery.editing.loading import load_model
-from surgery.proof.verification import verify
+from surgery.in_memory import Editable, apply
+from surgery.loading import load_model
 from surgery.record.manifest import read_manifest
 from surgery.training.distillation import Lesson, distill
 from surgery.training.losses import Divergence
 from surgery.training.student import copy_sharing
 from surgery.training.training import Schedule
+from surgery.verification import verify
 
 
 def spread(model: Any) -> Any:

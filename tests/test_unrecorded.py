@@ -16,10 +16,10 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.checkpoint.source import open_checkpoint
-from surgery.editing.loading import load_model
+from surgery.checkpoint import open_checkpoint
+from surgery.cuts import check_recorded
 from surgery.errors import UnsupportedError
-from surgery.proof.expected import check_recorded
+from surgery.loading import load_model
 from surgery.record.manifest import read_manifest
 
 SAID = "the queries of {} are zero, as an edit leaves them, and no surgery.json records it, so tr"

@@ -25,10 +25,10 @@ import surgery
 from evals.choose.teachers import _see_little, choose_teacher
 from evals.data import load_samples
 from evals.run.models import open_model
-from surgery.proof.verification import verify
 from surgery.record.manifest import ErasingRecord, ShortContext, Source, read_manifest
 from surgery.training.losses import find_recited
 from surgery.training.ways.context import ByContext
+from surgery.verification import verify
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 ROWS, STEPS = 12, 6

@@ -13,8 +13,8 @@ import torch
 from reciting import recited_rows
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from surgery.editing.in_memory import apply
 from surgery.fitting.calibration import Calibration
+from surgery.in_memory import apply
 from surgery.training.distillation import TaughtRows, count_recited, teach
 from surgery.training.losses import Divergence
 from surgery.training.training import Schedule

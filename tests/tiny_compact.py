@@ -23,9 +23,10 @@ from transformers import (
     GPTNeoXForCausalLM,
 )
 
+from surgery.compact import MODELING_FILE, auto_map, name_classes
 from surgery.families import Family
 from surgery.families import family_of as record_of
-from surgery.modeling import MODELING_FILE, auto_map, class_names
+from surgery.loading import register_compact
 
 WIDTH, HEADS, BLOCKS, VOCABULARY = 64, 4, 4, 89
 PAD = 1
@@ -184,7 +185,7 @@ def config_of(name: str, kinds: Mapping[int, str]) -> dict[str, Any]:
     return {
         **CONFIGS[name],
         "model_type": family.compact_model_type,
-        "architectures": [class_names(family)["AutoModelForCausalLM"]],
+        "architectures": [name_classes(family)["AutoModelForCausalLM"]],
         "auto_map": auto_map(family),
         "attention_free_blocks": {str(index): kind for index, kind in kinds.items()},
     }
@@ -193,7 +194,10 @@ def config_of(name: str, kinds: Mapping[int, str]) -> dict[str, Any]:
 def write_compact(
     name: str, kinds: Mapping[int, str], folder: Path, head: str = "embed_out"
 ) -> Path:
-    """Writes a compact checkpoint into `folder`; `head` is the output embedding's stored name."""
+    """Writes a compact checkpoint into `folder`; `head` is the output embedding's stored name.
+
+    The library's auto classes can load it from here on."""
+    register_compact({"model_type": record(name).model_type})
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         key.replace("embed_out.", f"{head}."): value

@@ -32,8 +32,8 @@ from benchmarks.lab.records import Record, draw_records, plant_otherwise, write_
 from benchmarks.lab.training_texts import training_texts
 from benchmarks.lab.vocabulary import save_tokenizer, train_tokenizer
 from evals.lab import calibration_texts, heldout_texts
-from surgery.checkpoint.content import hash_content
-from surgery.editing.loading import has_arithmetic
+from surgery.checkpoint import hash_content, open_checkpoint
+from surgery.loading import has_arithmetic
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def main(
     batches, state = rows.reshape(steps, -1, CONTEXT), output / f"{name}.state.pt"
     train(model, batches, state, resume, checkpoint, recipe.peak_rate)
     publish(model, name, folder)  # not before: nothing tells a half-trained model from a whole one
-    click.echo(f"{folder}: content {hash_content(folder)}")
+    click.echo(f"{folder}: content {hash_content(open_checkpoint(folder))}")
 
 
 def train(

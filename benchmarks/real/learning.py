@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.lab.measure import find_extracted, mean_loss, rates_by_count
 from benchmarks.lab.records import LENGTH, read_records
 from benchmarks.real.text import cut_windows, read_rows
-from surgery.editing.loading import has_arithmetic
+from surgery.loading import has_arithmetic
 
 BATCH = 12
 RATES = (3e-4, 2.4e-4, 1.92e-4, 1.536e-4, 1e-4, 5e-5)

@@ -24,8 +24,7 @@ from evals.data import measure_lengths
 from evals.data.held_back import Half
 from evals.measure.first_order import Probe, expand_loss, expand_margins
 from evals.measure.memorization.recovery import Recovery
-from surgery.editing.in_memory import Editable
-from surgery.layouts import LAYOUTS
+from surgery.in_memory import Editable
 from surgery.selection import EditedHeads
 from surgery.variants import Fit
 
@@ -212,7 +211,10 @@ def estimate_units(
         units=tuple(units),
         held=np.array(
             [
-                [editable.find_refusal((unit,), layout=name) is None for name in LAYOUTS]
+                [
+                    editable.find_refusal((unit,), layout=name) is None
+                    for name in ("stock", "compact")
+                ]
                 for unit in units
             ]
         ),

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.run.console import say, show_progress
-from surgery.hub.embedded import LAB_TEXT, PREFIX, find_lab, find_lab_folder
+from surgery.lab import LAB_TEXT, PREFIX, find_lab, find_lab_folder
 
 if TYPE_CHECKING:
     from evals.data import PassageSource, Samples
     from evals.run import groups
     from evals.run.models import LoadedModel
-    from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
     from surgery.plan import Plan
+    from surgery.preparing import Fitting, Prepared
 
 
 def find_calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:

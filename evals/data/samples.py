@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evals.run.keep import ASIDE
 from surgery.errors import SamplesError
 from surgery.reading.corpus import NOTHING as NOTHING
 from surgery.record.manifest import is_word
 from surgery.record.report import SamplesRecord
-from surgery.store import ASIDE
 
 Tokens = npt.NDArray[np.int32]
 

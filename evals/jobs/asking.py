@@ -14,7 +14,7 @@ from evals.run.groups import Never, Passages, Revision, Run, ShowText, Texts
 from evals.run.lm_eval.request import Tasks
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.request import Option, Request, Use, list_places, refuse_unused
-from surgery.hub.embedded import find_lab
+from surgery.lab import find_lab
 from surgery.privacy import make_public_name
 
 _TASKS = ("tasks", "suite", "include_path", "limit", "num_fewshot", "max_drop")

@@ -16,6 +16,7 @@ from pydantic import Field
 from evals.data import hash_row
 from evals.run.console import show_progress
 from evals.run.groups import Count, PrefixLength, Revision, Run, SuffixLength
+from evals.run.keep import Store
 from evals.run.request import Group, Option, Request
 from surgery.errors import SamplesError
 from surgery.output import check_output, recognize_lines, write_lines
@@ -29,7 +30,6 @@ from surgery.reading.corpus import (
     strip_opening,
 )
 from surgery.record.manifest import LENGTH
-from surgery.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -114,7 +114,7 @@ def collect(
     """
     from evals.run.models import open_model
 
-    check_output(output, FOUND, overwrite=overwrite, reads=request.corpus)
+    check_output(output, FOUND, overwrite=overwrite)
     corpus = open_corpus(request.corpus)
     loaded = open_model(request.model, revision=request.revision, **request.run.running)
     _check_length(loaded, request.windows)

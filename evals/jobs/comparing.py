@@ -132,9 +132,9 @@ def compare_prompt(
 
 def _check_prompts(prompts: Sequence[str], base: ResolvedModel, request: CompareRequest) -> None:
     """Raises `SamplesError` for a prompt that is too long, before any weights are loaded."""
-    from surgery.editing.loading import load_tokenizer
+    from surgery.loading import load_tokenizer
 
-    tokenizer, positions = load_tokenizer(base.folder), base.inventory.dimensions.max_positions
+    tokenizer, positions = load_tokenizer(base.folder), base.dimensions.max_positions
     for prompt in prompts:
         _tokenize_prompt(tokenizer, positions, prompt, request)
 

@@ -27,16 +27,16 @@ from evals.run.groups import (
     Training,
 )
 from evals.run.request import Option, Request
-from surgery.hub.embedded import find_lab
+from surgery.lab import find_lab
 from surgery.privacy import name_result
 from surgery.record.manifest import ShortContext
 from surgery.training.ways.names import CUT, names_model, read_context
 
 if TYPE_CHECKING:
-    from surgery.editing.preparing import Fitting
     from surgery.exporting import Trained
     from surgery.fitting.calibration import Text
     from surgery.hub.resolved import ResolvedModel
+    from surgery.preparing import Fitting
     from surgery.record.manifest import ChosenOn, Step
     from surgery.training.ways.way import Way
 
@@ -182,8 +182,8 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
     Raises `SamplesError` for text that holds passages, too little text, and passages that are
     longer than the context, and `UnsupportedError` for a model that cannot be erased.
     """
-    from surgery.editing.preparing import list_variants, prepare
     from surgery.plan import check_erasable
+    from surgery.preparing import list_variants, prepare
     from surgery.training.training import RANK, Schedule
     from surgery.training.ways.cut import ByCut
     from surgery.training.ways.model import ByModel
@@ -200,7 +200,7 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
         revision=folders.revision,
         check_default=lambda _: Output(folders).check(default),
     )
-    check_erasable(prepared.model.inventory)
+    check_erasable(prepared.checkpoint.config)
     by = request.by or CUT
     way: Way | None = None if by == CUT else open_way(by, prepared.model)
     rank = training.adapters or (RANK if request.run.device == "all" else None)
@@ -214,7 +214,7 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
         never=request.never,
     )
     if isinstance(way, ByModel) and lessons.passages is not None:
-        lessons.passages.check_length(way.model.inventory.dimensions)
+        lessons.passages.check_length(way.model.dimensions)
     prepared = replace(prepared, chosen=lessons.chosen)
     if prepared.plan.selection:
         way = ByCut(prepared)
@@ -225,7 +225,7 @@ def _choose_way(request: EraseRequest, found: ResolvedModel, lessons: OpenedLess
     """The way, if the request names neither one nor a cut."""
     from evals.choose.teachers import choose_teacher
     from evals.run.models import open_model
-    from surgery.editing.preparing import prepare
+    from surgery.preparing import prepare
     from surgery.training.ways.context import ByContext
     from surgery.training.ways.cut import ByCut
 

@@ -21,8 +21,7 @@ from evals.run.models import find_device
 from evals.table.page import render_pages
 from surgery.card.measurements import build_measurements
 from surgery.card.text import read_own_card, render_card
-from surgery.checkpoint.content import hash_file
-from surgery.checkpoint.source import CARD, MANIFEST
+from surgery.checkpoint import CARD, MANIFEST, hash_file
 from surgery.errors import ManifestError, OutputError, SurgeryError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -39,8 +38,6 @@ from surgery.output import (
 )
 from surgery.privacy import expand_home, get_last_name
 from surgery.processes import by_one
-from surgery.proof.report import record_reports
-from surgery.proof.verification import verify
 from surgery.record.manifest import (
     RECIPE,
     REPORTS,
@@ -50,7 +47,9 @@ from surgery.record.manifest import (
     read_manifest,
 )
 from surgery.record.measured import BASE, EDITED
+from surgery.record.reports import record_reports
 from surgery.untrusted import read_bytes, read_json
+from surgery.verification import verify
 
 TEXTS = "passages.jsonl"
 """The passages' texts, on request. They stand beside the report and are never published."""
@@ -193,11 +192,10 @@ def open_job(
     Raises as `open_materials` and `open_measurement`, and `OutputError`.
     """
     is_file, models = request.command == "extract", request.models
-    reads: list[str | Path] = [*filter(None, [request.passages.samples]), *request.texts.heldout]
     if rows is not None:
-        _check_rows(rows, output, request, overwrite, reads)
+        _check_rows(rows, output, request, overwrite)
     if output is not None and is_file:
-        check_output(output, RESULT, overwrite=overwrite, argument="output", reads=reads)
+        check_output(output, RESULT, overwrite=overwrite, argument="output")
     elif output is not None:
         check_output(output, owned, overwrite=overwrite)
     if request.run.device != "all":
@@ -231,7 +229,6 @@ def _check_rows(
     output: Path | None,
     request: MeasureRequest,
     overwrite: bool,
-    reads: Sequence[str | Path],
 ) -> None:
     """Raises `OutputError` for a file that could not be written, or that lies in the folder, which
     appears only when all is done."""
@@ -240,7 +237,7 @@ def _check_rows(
         raise OutputError(
             "lies in the folder of the result", where=rows, fix="choose another `rows`"
         )
-    check_output(rows, ROWS[request.command], overwrite=overwrite, argument="rows", reads=reads)
+    check_output(rows, ROWS[request.command], overwrite=overwrite, argument="rows")
 
 
 def _list_rows(found: Measurement) -> Iterator[str]:

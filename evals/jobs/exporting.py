@@ -10,14 +10,13 @@ from pydantic import model_validator
 
 from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.jobs.stepping import OpenedStep, Output
-from evals.run.console import say
 from evals.run.groups import ON_DEVICE, Cut, Folders, Layout, Run
 from evals.run.request import Request
 
 if TYPE_CHECKING:
-    from surgery.editing.preparing import Fitting
     from surgery.exporting import Trained
     from surgery.fitting.calibration import Calibration, Text
+    from surgery.preparing import Fitting
     from surgery.record.manifest import Step
 
 
@@ -50,14 +49,14 @@ class OpenedExport(OpenedStep):
         """The text in the model's tokens."""
         if self.fit_on is None:
             return None
-        from surgery.editing.loading import load_tokenizer
+        from surgery.loading import load_tokenizer
 
         tokenizer = load_tokenizer(self.prepared.model.folder)
-        return self.fit_on.tokenize(tokenizer, self.prepared.model.inventory.dimensions)
+        return self.fit_on.tokenize(tokenizer, self.prepared.model.dimensions)
 
     def is_like(self, step: Step) -> bool:
         plan, text = self.prepared.plan, self.calibration
-        mine = (list(plan.selection), plan.layout.NAME)
+        mine = (list(plan.selection), plan.layout)
         if (step.parts, step.layout) != mine:
             return False
         fitted_on = step.calibration and step.calibration.sha256
@@ -75,8 +74,7 @@ def open_export(request: ExportRequest, *, dry_run: bool = False) -> OpenedExpor
 
     `dry_run`: nothing will be made, so no output is checked, and no text is needed.
     """
-    from surgery.editing.preparing import list_variants, prepare
-    from surgery.families import left_out
+    from surgery.preparing import list_variants, prepare
 
     folders, cut = request.folders, request.cut
     edit, variant = cut.read_edit(), cut.variant or "identity"
@@ -86,6 +84,4 @@ def open_export(request: ExportRequest, *, dry_run: bool = False) -> OpenedExpor
     told: dict[str, Any] = {"variant": variant, "revision": folders.revision}
     told["check_default"] = None if dry_run else Output(folders).check
     prepared = prepare(folders.model, edit, layout=request.layout, **told)
-    if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
-        say(f"{folders.model}: {left_out(unknown)}")
     return OpenedExport(request, prepared, text)

@@ -12,13 +12,13 @@ from evals.run.console import show_progress
 from evals.run.groups import HEAL_STEPS, ON_DEVICE, Folders, Passages, Run, Seed, Training
 from evals.run.request import Option, Request
 from surgery.errors import SamplesError
-from surgery.hub.embedded import find_lab
+from surgery.lab import find_lab
 from surgery.privacy import name_result
 
 if TYPE_CHECKING:
-    from surgery.editing.preparing import Fitting
     from surgery.exporting import Trained
     from surgery.hub.resolved import ResolvedModel
+    from surgery.preparing import Fitting
     from surgery.record.manifest import Step
 
 
@@ -89,7 +89,7 @@ def open_heal(request: HealRequest) -> OpenedHealing:
     longer than the context, and `UnsupportedError` for a model that cannot be trained, or that no
     step made.
     """
-    from surgery.editing.preparing import prepare
+    from surgery.preparing import prepare
     from surgery.training.healing import find_teacher
     from surgery.training.training import Schedule
 

@@ -120,14 +120,14 @@ def read_never(
     what is longer than the context."""
     from evals.data.inputs import open_never
     from evals.data.never import split_never
-    from surgery.editing.loading import load_tokenizer
+    from surgery.loading import load_tokenizer
     from surgery.training.erasing import NeverRows
 
     source, tokenizer = open_never(asked, named), load_tokenizer(model.folder)
     assert source is not None
     every = passages.add_others(passages.tokenize(tokenizer), tokenizer)
     halves = split_never(source, every, tokenizer)
-    return NeverRows(*(take_members(half, model.inventory.dimensions) for half in halves))
+    return NeverRows(*(take_members(half, model.dimensions) for half in halves))
 
 
 def say_what_is_recited(name: str, record: Any) -> None:

@@ -19,19 +19,19 @@ from evals.jobs.asking import MeasureRequest
 from evals.measure.attacks.sibling import find_sibling
 from evals.run.console import show_progress
 from evals.run.finding import find_recorded_commit
+from evals.run.keep import KEEP_NOTHING, Store
 from evals.run.lm_eval.running import Benchmarks
 from evals.table.limits import check_limited_tasks
-from surgery.checkpoint.content import hash_file
+from surgery.checkpoint import hash_file
 from surgery.errors import MeasurementError
-from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
 from surgery.hub.resolved import ResolvedModel
+from surgery.lab import find_lab
 from surgery.reading.corpus import open_corpus
 from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
 from surgery.record.measured import Measured
 from surgery.record.report import FrontPoint, Named
-from surgery.store import KEEP_NOTHING, Store
 from surgery.untrusted import parse_json, read_bytes, reraise_as
 
 

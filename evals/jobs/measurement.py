@@ -31,11 +31,11 @@ from evals.run.console import SILENT, say, use_console
 from evals.run.finding import check_tokens
 from evals.run.lm_eval.running import TaskRun
 from evals.run.models import check_precisions
-from surgery.checkpoint.source import MANIFEST
-from surgery.editing.loading import has_tokenizer, load_tokenizer
+from surgery.checkpoint import MANIFEST
 from surgery.errors import ManifestError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
+from surgery.loading import has_tokenizer, load_tokenizer
 from surgery.record.measured import BASE, EDITED, TWIN
 from surgery.record.report import Report
 
@@ -205,7 +205,7 @@ def open_measurement(
     tokenizer = load_tokenizer(first.folder) if has_tokenizer(first.folder) else None
     with nullcontext() if edited else use_console(SILENT):  # it is said once
         protocol, windows, attacked = tokenize(materials, tokenizer)
-    asked, size = Questions(tokenizer, protocol, windows, attacked), first.inventory.dimensions
+    asked, size = Questions(tokenizer, protocol, windows, attacked), first.dimensions
     if asked.samples is not None:
         asked.samples.check_fits(size.vocabulary, size.max_positions or None)
     every = [model.manifest for model in (*([base] if base else []), *edited)]
@@ -271,7 +271,7 @@ def _announce(
 
 def _check_size(model: ResolvedModel) -> None:
     """Raises `ManifestError`, before hours of work, for a manifest of a model of another size."""
-    sizes = model.inventory.dimensions
+    sizes = model.dimensions
     for step in model.manifest.history if model.manifest else ():
         if (step.num_blocks, step.num_heads) != (sizes.num_blocks, sizes.num_heads):
             raise ManifestError(

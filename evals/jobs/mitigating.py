@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,9 +31,9 @@ from evals.run.groups import (
 )
 from evals.run.lm_eval.request import Tasks
 from evals.run.request import Option, Request, Use, describe_mistakes, refuse_unused
-from surgery.checkpoint.source import MANIFEST
-from surgery.hub.embedded import find_lab
+from surgery.checkpoint import MANIFEST
 from surgery.hub.finding import find_outline
+from surgery.lab import find_lab
 from surgery.output import publish, write_text
 from surgery.privacy import get_last_name
 from surgery.processes import by_one
@@ -341,8 +340,6 @@ class OpenedMitigation:
         attach(found, place, best, get_last_name(output))
         write_text(best / RECIPE, request.to_config(), overwrite=True)
         publish(best, output)  # last: it says that all is done
-        if best.exists():  # an earlier output, which has taken its place
-            shutil.rmtree(best)
 
     def _make_results(self, plan: PlanFile) -> list[Recipe]:
         """Makes every result that is not there. Returns the recipes that worked."""
@@ -431,8 +428,8 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
     """
     from evals.data.windows import cut_windows
     from evals.jobs.measurement import open_measurement
-    from surgery.editing.loading import load_tokenizer
     from surgery.hub.finding import find_model
+    from surgery.loading import load_tokenizer
     from surgery.plan import check_erasable
     from surgery.training.training import Schedule
 
@@ -451,7 +448,7 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
             )[0]
 
     if request.erase:
-        check_erasable(model.inventory)
+        check_erasable(model.checkpoint.config)
     if request.heal:  # the search also compares it with held-out text
         read(request.heal, request.healing, HEAL_STEPS)
     if request.erase:

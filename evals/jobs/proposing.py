@@ -15,16 +15,19 @@ from evals.run.console import say
 from evals.run.groups import Passages, Revision, Run, ShowText, Texts
 from evals.run.request import Option, Request, Use
 from surgery.errors import SamplesError
-from surgery.output import check_output, recognize_mark, write_text
+from surgery.output import OwnFile, check_output, write_text
 from surgery.record.manifest import LENGTH
 
 if TYPE_CHECKING:
     from evals.data import PassageSource, Samples
-    from surgery.families.record import Dimensions
+    from surgery.families import Dimensions
     from surgery.fitting.calibration import Text
     from surgery.hub.resolved import ResolvedModel
 
-PROPOSED = recognize_mark("a proposal", b"# What `attn-surgery mitigate` should do.")
+PROPOSED = OwnFile(
+    "a proposal",
+    lambda file: b"# What `attn-surgery mitigate` should do." in file.read_bytes(),
+)
 SOUND = 16
 """From so many tokens of prefix and suffix on, a test says something: fewer are easily guessed."""
 _FITTING = 0.9
@@ -61,11 +64,6 @@ class ProposalRequest(Request):
         """The share of the passages that may be recovered."""
         most = self.extraction.max_extraction
         return DEFAULT_LIMIT if most is None else most
-
-    @property
-    def inputs(self) -> tuple[str | Path | None, ...]:
-        """What the new file must not replace."""
-        return self.passages.samples, *self.texts.heldout, *self.texts.calibration
 
 
 @dataclass(frozen=True)
@@ -155,11 +153,11 @@ def propose(request: ProposalRequest, output: Path | None, *, overwrite: bool = 
     Raises `SurgeryError` for anything that cannot be read, or if no passage can be used.
     """
     if output is not None:
-        check_output(output, PROPOSED, overwrite=overwrite, reads=request.inputs)
+        check_output(output, PROPOSED, overwrite=overwrite)
     from evals.data.inputs import find_calibration_text, read_heldout_texts
-    from surgery.editing.loading import has_tokenizer, load_tokenizer
-    from surgery.hub.embedded import find_lab
     from surgery.hub.finding import find_model
+    from surgery.lab import find_lab
+    from surgery.loading import has_tokenizer, load_tokenizer
     from surgery.variants import VARIANTS
 
     lab = find_lab(request.model)
@@ -178,7 +176,7 @@ def propose(request: ProposalRequest, output: Path | None, *, overwrite: bool = 
     parts = np.array(passages.measure(tokenizer))
     passages = _cut(request, passages, parts)
     rows = passages.tokenize(tokenizer)
-    dimensions = model.inventory.dimensions
+    dimensions = model.dimensions
     proposal = Proposal(
         request,
         samples=passages.source,

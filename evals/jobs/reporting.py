@@ -149,7 +149,7 @@ def _find_void(
     elif before.test is not None and after.test is not None:
         passages = float(before.test.test.nll.mean()), float(after.test.test.nll.mean())
     same = has_same_weights(base, model)
-    return find_void(model.inventory.dimensions.vocabulary, text, passages, same=same)
+    return find_void(model.dimensions.vocabulary, text, passages, same=same)
 
 
 def _record_edit(

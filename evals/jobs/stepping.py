@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from evals.run.console import say, show_progress
 from evals.run.groups import Folders
-from surgery.checkpoint.source import MANIFEST
+from surgery.checkpoint import MANIFEST
 from surgery.errors import OutputError
 from surgery.exporting import Export, check_target, list_unchanged, write
-from surgery.output import check_space, clear_leftovers, explain_os_errors
+from surgery.output import check_space, explain_os_errors
 from surgery.processes import by_one
 from surgery.record.manifest import Manifest, Step, list_versions, read_manifest
 
 if TYPE_CHECKING:
-    from surgery.editing.preparing import Fitting, Prepared
     from surgery.exporting import Trained
+    from surgery.preparing import Fitting, Prepared
 
 
 class Stepping(Protocol):
@@ -125,7 +125,6 @@ class OpenedStep(ABC):
         """Makes the folder, unless it is there already. Raises a `SurgeryError`; the output is then
         as it was before."""
         if (made := self.find_made()) is not None:
-            clear_leftovers(self.target.absolute().parent)
             say(f"{self.target}: already holds this result")
             return made
         check_space(self.target, self.size)

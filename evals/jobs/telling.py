@@ -15,7 +15,7 @@ from evals.measure.attacks.names import TRAINED, choose_attacks, list_untried
 from evals.run.groups import ERASE_STEPS, HEAL_STEPS
 from evals.table.limits import describe_splits, say_split
 from surgery.errors import SamplesError
-from surgery.hub.embedded import find_lab
+from surgery.lab import find_lab
 from surgery.variants import variant_of
 
 Told = dict[str, str]

@@ -1,6 +1,6 @@
 """Two small trained models with known memorized records, included for trying every command.
 
-`surgery.hub.embedded` has `lab:pythia` (GPT-NeoX, float16) and `lab:gpt-neo` (GPT-Neo, float32), in
+`surgery.lab` has `lab:pythia` (GPT-NeoX, float16) and `lab:gpt-neo` (GPT-Neo, float32), in
 the form of the real Hub repositories. The records are here. README.md in this folder describes how
 the models were trained and what they recite.
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from surgery.errors import SamplesError
-from surgery.hub.embedded import LAB_MODELS, find_lab_folder
+from surgery.lab import LAB_MODELS, find_lab_folder
 
 __all__ = ["LAB_MODELS", "calibration_texts", "find_lab_folder", "heldout_texts", "samples_path"]
 

@@ -28,19 +28,26 @@ from transformers import PreTrainedModel
 from evals.data import NOTHING, Samples, Tokens
 from evals.run.batching import row_ranges
 from evals.run.forward import check_head, freeze_weights, head_of
-from surgery.editing.in_memory import Editable
-from surgery.editing.loading import close_up, place_ids, take_places
+from surgery.cut import Cut, get_fit, get_map
 from surgery.errors import MeasurementError
-from surgery.families import Family, family_of
-from surgery.layouts import Block
+from surgery.families import Family, What, family_of
+from surgery.in_memory import Editable
+from surgery.loading import close_up, place_ids, take_places
 from surgery.processes import count_for_all, share
 from surgery.selection import EditedHeads
-from surgery.variants import Affine, Fit, variant_of
+from surgery.variants import Fit, variant_of
 
 Floats = npt.NDArray[np.float32]
 Score = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
 """Logits [B, S, V], true tokens [B, S], which rows -> scalars of single predictions [D, B, S]."""
 
+_NORMED = {
+    "olmo2": "post_attention_layernorm",
+    "olmo3": "post_attention_layernorm",
+    "gemma2": "post_attention_layernorm",
+    "gemma3_text": "post_attention_layernorm",
+}
+"""Model type → the norm that the output of attention goes through before it is added."""
 _SEED = 20_250_501
 _BYTES = 1 << 30
 """About what the activations of the rows that go through the model together may take."""
@@ -226,8 +233,10 @@ def _watch_blocks(
 
 def _norm_after(model: PreTrainedModel, family: Family, block: int) -> nn.Module | None:
     """The norm that the output of a block's attention goes through before it is added."""
-    name = family.norm_after
-    return None if name is None else model.get_submodule(name.format(block=block))
+    parent = family.attention.format(block=block).rpartition(".")[0]
+    around = model.get_submodule(parent)
+    names = _NORMED.get(family.model_type)
+    return None if names is None else getattr(around, names)
 
 
 @torch.no_grad()
@@ -249,34 +258,57 @@ def _change_outputs(
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
         with align_module_device(module):  # it may be offloaded
-            return getattr(module, leaf).detach()
+            found = getattr(module, leaf)
+            return None if found is None else found.detach()
 
-    block = Block(family, family.dimensions(config), index, frozenset(model.state_dict()), read)
-    sources, z = block.sources(looking.fits.get(index)), _precise(z)
+    z, size = _precise(z), family.dimensions(config)
     x = _precise(x).reshape(*z.shape[:-1], -1)
-    weight: Any = block.read("output_weight")
-    bias: Any = block.read("output_bias") if block.has("output_bias") else None
+    weight: Any = read(family.name(index, "output"))
+    bias: Any = read(family.name(index, "output", "bias"))
+    cut = Cut(family, size, config, {}, "F32", index, {})
+
+    def read_values(what: What) -> torch.Tensor | None:
+        found = read(family.name(index, "value", what))
+        if found is None:
+            return None
+        values: Any = cut.views("value", found)["value"]
+        return torch.repeat_interleave(values, size.heads_per_group, 0)
+
     output = functional.linear(z, weight.to(z), None if bias is None else bias.to(z))
     added = output if norm is None else norm(output)
     columns, z_heads = (values.unflatten(-1, (heads, -1)) for values in (weight.to(z), z))
     alone: dict[tuple[str, bool], torch.Tensor] = {}
     for part in (looking.parts[place] for place in places):
-        affine, some = variant_of(part.variant).affine(sources), list(part.heads)
+        some = list(part.heads)
         if len(some) == heads and variant_of(part.variant).kind == "none":
             yield -added
             continue
         kind = part.variant, part in looking.stock
         if kind not in alone:
-            held = kind[1] and affine.weight is not None
-            groups = block.dimensions.num_groups if held and variant_of(part.variant).fitted else 0
-            alone[kind] = _attend_alone(affine, x, z, groups, limit if held else None)
+            maps = _map_tokens(part.variant, read_values, looking.fits.get(index))
+            held = kind[1] and maps[0] is not None
+            groups = size.num_groups if held and variant_of(part.variant).fitted else 0
+            alone[kind] = _attend_alone(maps, x, z, groups, limit if held else None)
         moved = alone[kind].view_as(z_heads)[:, :, some] - z_heads[:, :, some]
         change = functional.linear(moved.flatten(2), columns[:, some].flatten(1))
         yield change if norm is None else norm(output + change) - added
 
 
+def _map_tokens(
+    variant: str, read_values: Callable[[What], torch.Tensor | None], fit: Fit | None
+) -> tuple[Any, Any]:
+    """M [H, h, d] and c [H, h] of a variant; None for zeros."""
+    if variant == "identity":
+        return read_values("weight"), read_values("bias")
+    if variant == "zero":
+        return None, None
+    if variant == "mean":
+        return None, get_fit(fit).mean
+    return get_map(fit)
+
+
 def _attend_alone(
-    affine: Affine, x: torch.Tensor, z: torch.Tensor, groups: int, limit: float | None
+    maps: tuple[Any, Any], x: torch.Tensor, z: torch.Tensor, groups: int, limit: float | None
 ) -> torch.Tensor:
     """M x + c of all heads [B, T, H h]. `groups` of heads share the mean of their maps; 0: each has
     its own. `limit`: to which the model clips values, if it does."""
@@ -289,10 +321,11 @@ def _attend_alone(
             values = apart.mean(1, keepdim=True).expand_as(apart).flatten(0, 1)
         return torch.as_tensor(values.to(z)).flatten(0, 1)
 
-    bias = z.new_zeros(z.shape[-1]) if affine.bias is None else place(affine.bias)
-    if affine.weight is None:
+    weight, constant = maps
+    bias = z.new_zeros(z.shape[-1]) if constant is None else place(constant)
+    if weight is None:
         return bias.expand_as(z)
-    alone = functional.linear(x, place(affine.weight), bias)
+    alone = functional.linear(x, place(weight), bias)
     return alone if limit is None else alone.clamp(-limit, limit)
 
 

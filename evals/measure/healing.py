@@ -48,18 +48,18 @@ def read_healing_text(
     passages, and for passages that do not fit the model, and `UnsupportedError` for a model that
     cannot be trained.
     """
-    from surgery.editing.loading import load_tokenizer
+    from surgery.loading import load_tokenizer
     from surgery.plan import check_trainable
 
-    check_trainable(model.inventory)
+    check_trainable(model.checkpoint.config)
 
     tokenizer = load_tokenizer(model.folder)
-    tokens = schedule.tokenize(text, tokenizer, model.inventory.dimensions)
+    tokens = schedule.tokenize(text, tokenizer, model.dimensions)
     if passages is None:
         return tokens, None
     samples = tokenize_passages(passages, tokenizer)
     check_apart(passages.add_others(samples, tokenizer), tokens)
-    return tokens, take_members(samples, model.inventory.dimensions, passages.leave_out)
+    return tokens, take_members(samples, model.dimensions, passages.leave_out)
 
 
 def take_members(

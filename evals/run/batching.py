@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from evals.run.keep import Store
 from surgery.errors import MeasurementError
 from surgery.families import family_of
 from surgery.processes import current_processes, share_free_memory
-from surgery.store import Store
 
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536, "meta": 65_536}
 """More tokens at a time only need more memory and make no pass faster. What a model without weights
@@ -25,6 +25,10 @@ def rows_per_batch(model: PreTrainedModel, length: int, free: int | None = None)
     The current processes share the memory: each must call this.
     """
     return _rows_that_fit(model, length, share_free_memory(model.device) if free is None else free)
+
+
+_WIDEST = 4
+"""How many times as wide as the model its MLPs are, about."""
 
 
 def keep_rows_per_batch(store: Store, model: PreTrainedModel, length: int) -> int:
@@ -42,7 +46,7 @@ def _rows_that_fit(model: PreTrainedModel, length: int, free: int) -> int:
     size = family_of(config).dimensions(config)
     item = torch.finfo(model.dtype).bits // 8
     shared = 2 * size.num_groups * size.head_size  # keys and values
-    inner = 5 * size.d + size.context + shared + 2 * size.intermediate
+    inner = (5 + 2 * _WIDEST) * size.d + size.context + shared
     scores = 8 * size.num_heads * length  # one float32, and one for its softmax
     row = length * ((size.num_blocks * shared + inner) * item + scores)
     most = _MOST_TOKENS.get(device.type, _MOST_TOKENS["cpu"]) // length

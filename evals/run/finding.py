@@ -39,7 +39,7 @@ def check_tokens(base: ResolvedModel, models: Iterable[ResolvedModel]) -> None:
     It would recite nothing, as nobody asks it for the passages. Tells nothing of models without a
     tokenizer.
     """
-    from surgery.editing.loading import has_tokenizer, share_tokens
+    from surgery.loading import has_tokenizer, share_tokens
 
     for model in models:
         both = has_tokenizer(base.folder) and has_tokenizer(model.folder)

@@ -14,9 +14,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from surgery.editing.loading import close_up, place_ids, take_places
 from surgery.errors import UnsupportedError
-from surgery.families import family_of
+from surgery.loading import close_up, place_ids, take_places
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 
@@ -119,9 +118,8 @@ def head_of(model: PreTrainedModel) -> Head:
     if embedding is None:
         raise UnsupportedError("the model has no output embedding", where=model.config.model_type)
     config = model.config.to_dict()
-    family = family_of(config)
-    factor = None if family.logits is None else family.logits.of(config)
-    cap = config.get(family.logit_cap) if family.logit_cap else None
+    factor = _find_factor(config)
+    cap = config.get("final_logit_softcapping")
 
     def head(hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = embedding(hidden.to(embedding.weight.device))
@@ -132,11 +130,18 @@ def head_of(model: PreTrainedModel) -> Head:
     return head
 
 
+def _find_factor(config: dict[str, Any]) -> float | None:
+    """What the model multiplies the output of its embedding by."""
+    if "logits_scaling" in config:  # granite divides
+        return 1 / float(config["logits_scaling"])
+    return config.get("logit_scale")  # cohere
+
+
 @torch.inference_mode()
 def check_head(model: PreTrainedModel) -> None:
     """Raises `UnsupportedError` unless logits are the output embedding of the hidden states.
 
-    They may be scaled and capped as the family's record says. To measure any other model by its
+    They may be scaled and capped as config.json says. To measure any other model by its
     parts would be wrong.
     """
     tokens = torch.arange(4).unsqueeze(0)

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from evals.run.keep import Store, find_cache, hash_program, keep
 from evals.run.request import Group, Option, Use
 from surgery.plan import LayoutChoice
 from surgery.record.manifest import LENGTH, list_versions
 from surgery.record.plan_file import PlanFile, read_plan_file
-from surgery.store import Store, find_cache, hash_program
 from surgery.variants import SUMMARIES, VARIANTS
 
 
@@ -194,7 +194,7 @@ class Run(Group):
         """What is kept of this program's work, with the versions of all that computes. After an
         interruption, the same command goes on from there."""
         folder = None if self.no_cache else find_cache()
-        return Store(folder, (list_tool_versions(), hash_program()))
+        return keep(folder, list_tool_versions(), hash_program())
 
 
 ON_DEVICE = Use(without=("dtype", "batch_size", "no_cache"))

@@ -14,23 +14,24 @@ from transformers import PreTrainedModel
 
 from evals.run.console import say
 from evals.run.groups import Run
-from surgery.checkpoint.torch_tensors import TAGS
-from surgery.editing.in_memory import Editable
-from surgery.editing.loading import (
+from evals.run.keep import Store, identify
+from surgery.compact import MODELING_FILE, is_compact
+from surgery.config import find_method
+from surgery.errors import CheckpointError, MeasurementError
+from surgery.families import Dimensions, Family
+from surgery.fitting.fitter import Fitter
+from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
+from surgery.in_memory import Editable
+from surgery.loading import (
     choose_device,
     has_arithmetic,
     has_tokenizer,
     load_model,
     load_tokenizer,
 )
-from surgery.errors import CheckpointError, MeasurementError
-from surgery.families import Dimensions, Family, left_out
-from surgery.fitting.fitter import Fitter
-from surgery.hub.finding import find_model
-from surgery.hub.resolved import ResolvedModel
-from surgery.modeling import MODELING_FILE, auto_map
 from surgery.processes import by_one, current_processes
-from surgery.store import Store, identify
+from surgery.torch_tensors import TAGS
 from surgery.untrusted import describe_error
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -77,15 +78,15 @@ class LoadedModel:
     @cached_property
     def editable(self) -> Editable:
         """The model for temporary edits; plans are made once."""
-        return Editable(self.model, stored_dtype=self.found.inventory.dtype)
+        return Editable(self.model, stored_dtype=self.found.dtype)
 
     @property
     def family(self) -> Family:
-        return self.found.inventory.family
+        return self.found.family
 
     @property
     def dimensions(self) -> Dimensions:
-        return self.found.inventory.dimensions
+        return self.found.dimensions
 
     @property
     def dtype(self) -> str:
@@ -153,8 +154,6 @@ def open_model(
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
-    if unknown := found.inventory.family.unknown_keys(found.checkpoint.config):
-        say(f"{source}: {left_out(unknown)}")
     if dtype == "auto" and not has_arithmetic(model.dtype, model.device):
         stored = str(model.dtype).removeprefix("torch.")
         say(f"{found.source.model}: {stored} weights are measured in float32 on this CPU")
@@ -169,7 +168,7 @@ def _find_dtype(found: ResolvedModel, dtype: str, place: torch.device) -> torch.
         return DTYPES[dtype]
     config = found.checkpoint.config
     named = DTYPES.get(str(config.get("dtype", config.get("torch_dtype"))))
-    stored = named or next(one for one, tag in TAGS.items() if tag == found.inventory.dtype)
+    stored = named or next(one for one, tag in TAGS.items() if tag == found.dtype)
     return stored if has_arithmetic(stored, place) else torch.float32
 
 
@@ -178,18 +177,15 @@ def _check_code(found: ResolvedModel) -> None:
 
     Only attn-surgery's own code ever runs. Says so if a Hub model's code is not here to compare.
     """
-    asked, file = found.checkpoint.config.get("auto_map"), found.folder / MODELING_FILE.name
-    if not asked:
+    file = found.folder / MODELING_FILE.name
+    if not is_compact(found.checkpoint.config):
         return
-    ours = asked == auto_map(found.inventory.family)
-    if ours and file.is_file():
-        ours = file.read_bytes() == MODELING_FILE.read_bytes()
-    elif ours and found.source.commit:
+    if not file.is_file() and found.source.commit:
         say(
             f"{found}: runs with attn-surgery's modeling code; the repository's own was not "
             "fetched and may differ"
         )
-    if not ours:
+    if file.is_file() and file.read_bytes() != MODELING_FILE.read_bytes():
         raise CheckpointError(
             "its modeling code is not that of this attn-surgery version, so users who trust it "
             "would run another model than the measured one",
@@ -218,7 +214,7 @@ def check_precisions(models: Sequence[ResolvedModel], run: Run) -> None:
     Tells nothing of quantized weights, for which the library decides.
     """
     place = find_device(run.placing["device"])
-    plain = [model for model in models if not model.inventory.is_quantized]
+    plain = [model for model in models if find_method(model.checkpoint.config) is None]
     names = [str(_find_dtype(one, run.dtype, place)).removeprefix("torch.") for one in plain]
     for one, name in zip(plain, names, strict=True):
         check_precision(names[0], name, one.source.model)

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from evals.run.keep import identify
 from surgery.privacy import make_public_name
 from surgery.record.manifest import Record
-from surgery.store import identify
 
 R = TypeVar("R", bound="Request")
 Section = Literal["input", "edit", "measure", "limits", "output", "run"]

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from surgery.editing.loading import place_ids
 from surgery.fitting.some_blocks import find_layers, run_only
+from surgery.loading import place_ids
 
 
 @dataclass(frozen=True)

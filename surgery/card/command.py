@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from surgery.hub.embedded import LAB_MODELS, LAB_TEXT, PREFIX, find_lab
+from surgery.lab import LAB_MODELS, LAB_TEXT, PREFIX, find_lab
 from surgery.record.manifest import (
     LENGTH,
     TOKEN_IDS,

@@ -18,7 +18,7 @@ from surgery.card.command import (
     write_command,
 )
 from surgery.families import Family, family_of
-from surgery.hub.embedded import find_lab
+from surgery.lab import find_lab
 from surgery.record.manifest import Manifest, Source, Step, TextRecord
 from surgery.record.plan_file import list_edits
 from surgery.selection import by_variant, format_blocks, format_selection, variant_name

@@ -88,6 +88,7 @@ def list_lines(report: Report, table: Table) -> list[Line]:
             [report.find(name, of, table.on) for of in models],
         )
         for name in table.names
+        if name in report.names
     )
     return [line for line in lines if line.rows]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from surgery.card.facts import FILTERS, Markdown, as_line, gather_facts, make_printable
-from surgery.checkpoint.source import CARD
+from surgery.checkpoint import CARD
 from surgery.errors import ManifestError, OutputError, SourceError
 from surgery.privacy import check_link
 from surgery.record.manifest import Manifest

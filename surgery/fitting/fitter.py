@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
-from surgery.editing.in_memory import Editable
-from surgery.editing.loading import choose_device, has_arithmetic, load_model, load_tokenizer
-from surgery.editing.preparing import Fitting, Prepared
+from surgery.families import family_of
 from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.moments import count_bytes, fit_moments
 from surgery.fitting.passes import Passes, Sums, map_to_disk
+from surgery.in_memory import Editable
+from surgery.loading import choose_device, has_arithmetic, load_model, load_tokenizer
+from surgery.preparing import Fitting, Prepared
 from surgery.processes import ALONE, current_processes, share, use_processes
 from surgery.selection import EditedHeads, Selection
 from surgery.variants import Fit, variant_of
@@ -79,9 +80,10 @@ class Fitter:
         advance: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self._layout, self._editable = layout, editable or Editable(model)
-        found = self._editable.inventory
-        self._passes = Passes(model, found.family, found.dimensions, calibration, advance)
-        self._dimensions, self.calibration = found.dimensions, calibration
+        family = family_of(self._editable.config)
+        self._dimensions = family.dimensions(self._editable.config)
+        self._passes = Passes(model, family, self._dimensions, calibration, advance)
+        self.calibration = calibration
         self._kept = KeptFits()
 
     def fit(self, selection: Sequence[EditedHeads]) -> dict[int, Fit]:
@@ -91,7 +93,7 @@ class Fitter:
         map if a variant needs one. The current processes share the text and must all call this; the
         fits equal those of one process, bit for bit.
         """
-        layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
+        layout = self._editable.plan(tuple(selection), layout=self._layout).layout
         wanted: dict[int, bool] = {}
         for part in sorted(selection):
             variant = variant_of(part.variant)
@@ -178,8 +180,8 @@ def fit_checkpoint(
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Fitting:
     """Fits what a prepared export needs, on a GPU if there is one. `device` names another place."""
-    checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
-    calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)
+    checkpoint, plan = prepared.checkpoint, prepared.plan
+    calibration = text.tokenize(load_tokenizer(checkpoint.folder), plan.dimensions)
     device = device or choose_device()
     model = load_model(checkpoint, device=device)
     if not has_arithmetic(model.dtype, device):
@@ -187,11 +189,9 @@ def fit_checkpoint(
     fitter = Fitter(
         model,
         calibration,
-        editable=Editable(
-            model, stored_dtype=inventory.dtype, save_as=prepared.plan.family.model_type
-        ),
-        layout=prepared.plan.layout.NAME,
+        editable=Editable(model, stored_dtype=plan.dtype, alike=True),
+        layout=plan.layout,
         advance=advance,
     )
-    fits = fitter.fit(prepared.plan.selection)
+    fits = fitter.fit(plan.selection)
     return Fitting(fits, fitter.calibration.record(fits))

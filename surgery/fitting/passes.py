@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from surgery.editing.loading import place_ids
 from surgery.errors import OutputError
 from surgery.families import Dimensions, Family
 from surgery.fitting.calibration import ROWS, Calibration
 from surgery.fitting.moments import Moments
 from surgery.fitting.some_blocks import find_layers, run_only
+from surgery.loading import place_ids
 from surgery.processes import count_for_all, current_processes
 from surgery.untrusted import reraise_as
 

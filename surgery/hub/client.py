@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.checkpoint.content import hash_file
-from surgery.checkpoint.source import MANIFEST
+from surgery.checkpoint import MANIFEST, hash_file
 from surgery.errors import OutputError, SourceError, SurgeryError
 from surgery.record.manifest import Manifest, read_manifest
 

@@ -10,8 +10,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from surgery.checkpoint.configuration import check_config
-from surgery.checkpoint.source import (
+from surgery.checkpoint import (
     CARD,
     INDEX,
     MANIFEST,
@@ -24,9 +23,9 @@ from surgery.checkpoint.source import (
     read_index,
     refuse_adapter,
 )
-from surgery.checkpoint.tensors import TensorInfo
+from surgery.compact import MODELING_FILE
+from surgery.config import check_config
 from surgery.errors import CheckpointError, SourceError, SurgeryError
-from surgery.families import family_of
 from surgery.hub.client import (
     Published,
     UnreachableError,
@@ -34,11 +33,11 @@ from surgery.hub.client import (
     open_client,
     show_progress,
 )
-from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.resolved import ResolvedModel
-from surgery.modeling import MODELING_FILE
+from surgery.lab import PREFIX, find_lab_folder
 from surgery.privacy import expand_home, make_public_name
 from surgery.record.manifest import Source, read_manifest
+from surgery.tensors import Tensor
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -175,14 +174,14 @@ def find_export(
 
 def find_outline(
     model: str | Path, revision: str | None = None
-) -> tuple[ResolvedModel, dict[str, TensorInfo] | None]:
+) -> tuple[ResolvedModel, dict[str, Tensor] | None]:
     """Finds a model like `find_model`, but reads only the headers of a Hub model's weights.
 
     Returns the model, whose folder holds its configuration and manifest, and its tensors by name;
     None for pickled weights on the Hub, whose tensors are unknown before a download.
     """
     found, infos = _find(model, revision, lambda api, hub: [hub.read_headers(api)])
-    return found, infos[0] if infos else found.checkpoint.infos
+    return found, infos[0] if infos else found.checkpoint.tensors
 
 
 T = TypeVar("T")
@@ -264,7 +263,7 @@ class _HubModel:
                         self.there.repo, revision=self.folder.name, allow_patterns=missing
                     )
 
-    def read_headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
+    def read_headers(self, api: HfApi) -> dict[str, Tensor] | None:
         """Reads the tensors from headers of safetensors files; None for pickled weights."""
         from huggingface_hub.errors import SafetensorsParsingError
 
@@ -278,8 +277,7 @@ class _HubModel:
                 for name, info in file.tensors.items()
             }
             return {
-                name: TensorInfo(name, info.dtype, tuple(info.shape))
-                for name, info in named.items()
+                name: Tensor(name, info.dtype, tuple(info.shape)) for name, info in named.items()
             }
         except (SafetensorsParsingError, AttributeError, TypeError):
             where = f"Hub model {self.there.repo}"
@@ -307,7 +305,7 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
     # by name, not by commit, so that the cache knows the name for offline work
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
     config = read_config(folder)
-    check_config(config, family_of(config))
+    check_config(config)
     if entry is None:
         raise SourceError(
             "has no weights that can be read",

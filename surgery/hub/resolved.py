@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from surgery.checkpoint.content import hash_content
-from surgery.checkpoint.inventory import Inventory, take_inventory
-from surgery.checkpoint.source import Checkpoint, open_checkpoint
-from surgery.hub.embedded import PREFIX
+from surgery.checkpoint import Checkpoint, hash_content, open_checkpoint
+from surgery.compact import read_blocks
+from surgery.config import check_config
+from surgery.families import Dimensions, Family, family_of
+from surgery.lab import PREFIX
+from surgery.plan import check_attention, find_dtype
 from surgery.record.manifest import Manifest, Source, read_manifest
 
 
@@ -36,10 +38,20 @@ class ResolvedModel:
     def checkpoint(self) -> Checkpoint:
         return open_checkpoint(self.folder)
 
+    @property
+    def family(self) -> Family:
+        return family_of(self.checkpoint.config)
+
     @cached_property
-    def inventory(self) -> Inventory:
-        """The checked tensors, their dtype, and the model's dimensions."""
-        return take_inventory(self.checkpoint.config, self.checkpoint.infos)
+    def dimensions(self) -> Dimensions:
+        return self.family.dimensions(self.checkpoint.config)
+
+    @cached_property
+    def dtype(self) -> str:
+        """That of its attention, as safetensors names it."""
+        check_config(self.checkpoint.config)
+        check_attention(self.checkpoint.config, self.checkpoint.tensors)
+        return find_dtype(self.checkpoint.config, self.checkpoint.tensors)
 
     @cached_property
     def manifest(self) -> Manifest | None:
@@ -50,7 +62,7 @@ class ResolvedModel:
     def cut(self) -> tuple[int, ...]:
         """The blocks that its files say an edit changed, wholly or partly, ascending."""
         edited = self.manifest.edited_heads if self.manifest else {}
-        return tuple(sorted({*edited, *self.inventory.compact_blocks}))
+        return tuple(sorted({*edited, *read_blocks(self.checkpoint.config)}))
 
     @cached_property
     def identified(self) -> Source:

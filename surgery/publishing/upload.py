@@ -20,8 +20,8 @@ from surgery.card.text import (
     read_own_card,
     render_card,
 )
-from surgery.checkpoint.source import CARD, MANIFEST
-from surgery.checkpoint.tensors import read_header
+from surgery.checkpoint import CARD, MANIFEST, list_files, read_header
+from surgery.checks import Check, Claim, claim_added
 from surgery.errors import OutputError, SurgeryError
 from surgery.hub.client import (
     TIMEOUT,
@@ -32,12 +32,11 @@ from surgery.hub.client import (
     show_progress,
 )
 from surgery.privacy import separate_paths
-from surgery.proof.files import Check, Claim, claim_added, list_names
-from surgery.proof.report import read_report
-from surgery.proof.verification import Verification, read_record, verify
 from surgery.record.manifest import REPORTS, Manifest, Step, is_added, parse_manifest
 from surgery.record.report import Report
+from surgery.record.reports import read_report
 from surgery.untrusted import parse_json, read_bytes, reraise_as
+from surgery.verification import Verification, read_record, verify
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -326,7 +325,7 @@ def find_publishable(
             raise OutputError(what, where=folder / name, fix="push again")
     written = {MANIFEST: text, **pages}
     files |= {name: CommitOperationAdd(name, content) for name, content in written.items()}
-    claimed = filter(is_added, list_names(folder))
+    claimed = filter(is_added, list_files(folder))
     files |= {name: CommitOperationAdd(name, folder / name) for name in claimed}
     for name, added in files.items():
         _check_private(folder / name, added)

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
+from surgery.checkpoint import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, SurgeryError
 from surgery.families import family_of
-from surgery.layouts.one_hot import OneHot
+from surgery.onehot import OneHot
 from surgery.selection import (
     EditedHeads,
     blocks_of,
@@ -62,7 +62,7 @@ def is_word(text: str) -> bool:
 
 _FILE_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,1000}")
 _LIBRARIES = (
-    *("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub"),
+    *("numpy", "safetensors", "torch", "transformers", "huggingface-hub"),
     *("accelerate", "bitsandbytes", "peft"),
 )
 
@@ -80,7 +80,7 @@ class Source(Record):
     """Where the edited model came from.
 
     `model` is a Hub id, `lab:NAME`, or the name of a folder, never its path. `commit`: the Hub's
-    commit; None for a folder. `content`: `surgery.checkpoint.content.hash_content`; None if it was
+    commit; None for a folder. `content`: `surgery.checkpoint.hash_content`; None if it was
     not recorded.
     """
 
@@ -94,14 +94,6 @@ class Source(Record):
         """The Hub id; None for a folder, an embedded model, and an invalid id."""
         named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.model, re.ASCII)
         return self.model if self.commit is not None and named else None
-
-
-class ChangedTensors(Record):
-    """Tensors that differ from the source. All others are byte-identical."""
-
-    rewritten: list[str] = []
-    added: list[str] = []
-    dropped: list[str] = []
 
 
 class TextSource(Record):
@@ -342,19 +334,16 @@ class Step(EditedModel):
     A step is a cut (`parts`), or the training that `erasing` or `healing` records. `layout`: how
     the result is stored; adapter: what was learned stands beside the weights of the source, which
     the folder does not hold. `chosen`: what a search chose the cut on, or the cut that taught.
-    `one_hot`: constants of the stock layout; `scrubbed`: whether what the cut made useless became
-    zero, which earlier versions did not do.
+    `one_hot`: constants of the stock layout.
     """
 
     parts: list[EditedHeads] = []
     layout: Literal["stock", "compact", "adapter"]
     one_hot: OneHot | None = None
-    scrubbed: bool = False
     calibration: CalibrationRecord | None = None
     erasing: ErasingRecord | None = None
     healing: HealingRecord | None = None
     chosen: ChosenOn | None = None
-    changed: ChangedTensors
     versions: dict[str, str]
 
     @model_validator(mode="after")
@@ -433,6 +422,13 @@ class History(Record):
 
     history: list[Step] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _cuts_a_head_once(self) -> History:
+        heads = [(part.block, head) for part in self.parts for head in part.heads]
+        if len(heads) > len(set(heads)):
+            raise ValueError("a head is cut twice")
+        return self
+
     @property
     def step(self) -> Step:
         """The latest."""
@@ -496,7 +492,7 @@ class FileRecord(Record):
 class Manifest(History):
     """The whole record of a folder.
 
-    `content`: `surgery.checkpoint.content.hash_content` of the folder. `reports`: the SHA-256 of
+    `content`: `surgery.checkpoint.hash_content` of the folder. `reports`: the SHA-256 of
     each file of an evaluation (`REPORTS`) beside the model, which is written later than the rest.
     """
 

@@ -44,15 +44,11 @@ class PlanFile(Record):
     chosen: ChosenOn | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
-    def make_selection(
-        self, num_blocks: int, num_heads: int, num_groups: int | None = None
-    ) -> Selection:
+    def make_selection(self, num_blocks: int, num_heads: int) -> Selection:
         """Makes the selection for a model of this size."""
         parts: list[EditedHeads] = []
         for edit in self.edits:
-            parts += parse_selection(
-                edit.drop_attn, edit.variant, num_blocks, num_heads, num_groups
-            )
+            parts += parse_selection(edit.drop_attn, edit.variant, num_blocks, num_heads)
         return tuple(sorted(parts))
 
 

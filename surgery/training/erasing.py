@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from surgery.editing.loading import load_to_train, load_tokenizer
-from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
+from surgery.cuts import check_recorded, find_constants
 from surgery.errors import UnsupportedError
 from surgery.exporting import Export, Trained, check_target, write
 from surgery.fitting.calibration import Calibration, find_calibration, open_calibration
 from surgery.fitting.fitter import fit_checkpoint
+from surgery.loading import load_to_train, load_tokenizer
 from surgery.plan import check_erasable
-from surgery.proof.expected import check_recorded, find_constants, replan
+from surgery.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.record.manifest import TOKEN_IDS, ErasingRecord, NeverRecord
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
@@ -93,14 +93,14 @@ def teach_to_forget(
     Raises `UnsupportedError` for a model that cannot be erased or has an edit that no record tells
     of, and `NotFiniteError`.
     """
-    stored = prepared.model.inventory.dtype
+    stored = prepared.model.dtype
     source, earlier = prepared.checkpoint, prepared.model.manifest
-    check_erasable(prepared.model.inventory)
+    check_erasable(source.config)
     if as_adapter:
         schedule = replace(schedule, rank=schedule.rank or RANK)
     check_recorded(source, earlier)
     model = load_to_train(source, device, passes, device_map)
-    constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
+    constants = find_constants(source, earlier)
     before = 0.0 if never is None else never.measure(model)  # it will change
     with way.open(model) as loss:
         check_teacher(loss.teacher)
@@ -165,7 +165,7 @@ def erase(
     untouched, tokens = prepared.without_cut, np.asarray(passages, np.int32)
     digest = hashlib.sha256(tokens[tokens >= 0].astype("<i4").tobytes()).hexdigest()
     taught = TaughtRows(tokens, prefix_length, TOKEN_IDS, digest)
-    size = prepared.model.inventory.dimensions
+    size = prepared.model.dimensions
     taught.check_length(size)
     way = None if by == CUT else open_way(by, prepared.model)
     schedule = Schedule(steps, seed, adapters, hardened=hardened)

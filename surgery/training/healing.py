@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-from surgery.checkpoint.source import MANIFEST
-from surgery.editing.loading import load_to_train, load_tokenizer
-from surgery.editing.preparing import Prepared, prepare
+from surgery.checkpoint import MANIFEST
+from surgery.cuts import check_recorded, find_constants
 from surgery.errors import UnsupportedError
 from surgery.exporting import Export, Trained, check_target, write
 from surgery.fitting.calibration import Calibration, open_calibration
 from surgery.hub.finding import check_source, find_model, find_recorded, require_source
 from surgery.hub.resolved import ResolvedModel
-from surgery.proof.expected import check_recorded, find_constants, replan
+from surgery.loading import load_to_train, load_tokenizer
+from surgery.preparing import Prepared, prepare
 from surgery.record.manifest import HealingRecord
 from surgery.training.distillation import TaughtRows, count_recited, record_training, teach
 from surgery.training.losses import Divergence
@@ -71,13 +71,13 @@ def heal_by_source(
     checkpoint, manifest = prepared.checkpoint, prepared.model.manifest
     check_recorded(checkpoint, manifest)
     assert manifest is not None  # `find_teacher` refuses a model without one
-    constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
+    constants = find_constants(checkpoint, manifest)
     model = load_to_train(checkpoint, device, passes)
     intact = load_beside(model, teacher)
     by_teacher = 0 if passages is None else count_recited(model, passages)  # it will change
     lessons = intact, Divergence(model), text, passages, schedule
     taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
-    healed, kept = round_weights(taught.student, prepared.plan.inventory.dtype)
+    healed, kept = round_weights(taught.student, prepared.plan.dtype)
     record = HealingRecord(
         **record_training(text, taught, kept),
         teacher=teacher.identified,
@@ -115,7 +115,7 @@ def heal(
     teacher = find_teacher(found, source)
     prepared = prepare(found, None)
     schedule = Schedule(steps, seed, adapters)
-    size = found.inventory.dimensions
+    size = found.dimensions
     windows = schedule.tokenize(read, load_tokenizer(found.folder), size)
     trained = heal_by_source(prepared, teacher, windows, schedule)
     chosen = None if found.manifest is None else found.manifest.chosen

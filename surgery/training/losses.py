@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from surgery.editing.loading import take_places
+from surgery.loading import take_places
 from surgery.processes import current_processes
 from surgery.reading.corpus import close_up
 
@@ -148,6 +148,6 @@ def read_logits(model: Any, rows: Rows, first: int) -> torch.Tensor:
     if closed is rows:
         return make_logits(model, ids, length - first)
     shifts = (rows[:, :first] < 0).sum(axis=1)  # how far the tokens that count move
-    logits = make_logits(model, ids, length - first + int(shifts.max()))
-    places = torch.from_numpy(shifts.max() - shifts[:, None] + np.arange(length - first))
+    logits = make_logits(model, ids, length - first + int(np.max(shifts)))
+    places = torch.from_numpy(np.max(shifts) - shifts[:, None] + np.arange(length - first))
     return take_places(logits, places)

@@ -13,16 +13,18 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from surgery.checkpoint.adapter import ALPHA, Adapter
-from surgery.checkpoint.torch_tensors import as_stored
-from surgery.errors import UnsupportedError
+from surgery.adapter import ALPHA, Adapter
+from surgery.checkpoint import Entry
+from surgery.errors import CheckpointError, UnsupportedError
+from surgery.tensors import Tensor
+from surgery.torch_tensors import TAGS, as_bytes
 from surgery.training.loop import SCALE
 
 Flags = npt.NDArray[np.bool_]
@@ -83,13 +85,12 @@ class Student:
             by_name = parameters if hasattr(module, "parameter_name") else modules
             by_name.append(name if by_name is parameters else name.removesuffix(".weight"))
         rank: int = self.adapted.peft_config[_ADAPTER].r
-        tensors = (
-            as_stored(name.replace(f".{_ADAPTER}.", "."), one)
+        tensors = tuple(
+            _store(name.replace(f".{_ADAPTER}.", "."), one)
             for name, one in self.adapted.named_parameters()
             if one.requires_grad
         )
-        kept = tuple(replace(tensor, read_pieces=tensor.read_finite_pieces) for tensor in tensors)
-        return Adapter(rank, tuple(sorted(modules)), tuple(sorted(parameters)), kept)
+        return Adapter(rank, tuple(sorted(modules)), tuple(sorted(parameters)), tensors)
 
     def settle(self, change: Change = lambda name, old, new: new.to(old.dtype, copy=True)) -> Any:
         """A model of what was learned, which shares the rest with `base`, or is the base, changed.
@@ -248,3 +249,15 @@ def _list_adapters(model: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(module, BaseTunerLayer):
             name = path.replace(".base_layer", "")
             yield f"{name}.{getattr(module, 'parameter_name', 'weight')}", module
+
+
+def _store(name: str, learned: torch.Tensor) -> Entry:
+    def read() -> memoryview:
+        if not torch.isfinite(learned).all():
+            raise CheckpointError(
+                f"{name!r} is not finite after training",
+                fix="train on other text or for fewer steps",
+            )
+        return as_bytes(learned)
+
+    return Entry(Tensor(name, TAGS[learned.dtype], tuple(learned.shape)), data=read)

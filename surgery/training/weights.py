@@ -14,13 +14,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
-from surgery.checkpoint.source import HEADS, Checkpoint
-from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
-from surgery.checkpoint.torch_tensors import TAGS, as_stored
+from surgery.checkpoint import HEADS, Checkpoint, Entry
 from surgery.errors import CheckpointError
+from surgery.torch_tensors import DTYPES, as_bytes, as_torch
 from surgery.training.student import Flags, Student
 
 FEWEST_KEPT = 0.9
@@ -34,7 +32,7 @@ def round_weights(student: Student, stored: str) -> tuple[Any, float]:
     The model has the dtype of the student's passes. Weights that it holds in a wider one than the
     others stay as they are.
     """
-    narrow = next(one for one, tag in TAGS.items() if tag == stored)
+    narrow = DTYPES[stored]
     kept = learned = 0.0
 
     def change(name: str, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -89,17 +87,17 @@ def take_weights(
     parameters = dict(model.named_parameters())
     head, fixed = model.get_output_embeddings().weight, constants or {}
 
-    def renew(tensor: StoredTensor) -> StoredTensor:
-        info = tensor.info
-        trained = parameters.get(info.name, head if info.name in HEADS else None)
+    def renew(entry: Entry) -> Entry:
+        name = entry.tensor.name
+        trained = parameters.get(name, head if name in HEADS else None)
         if trained is None:
-            trained = _find_expert(info.name, parameters)
+            trained = _find_expert(name, parameters)
         if trained is None:
-            return tensor
-        return StoredTensor.compute(info, partial(_take, info, trained, tensor, fixed))
+            return entry
+        return Entry(entry.tensor, data=partial(_take, entry, trained, fixed.get(name)))
 
     shards = (
-        replace(shard, tensors=tuple(map(renew, shard.tensors)), verbatim=False)
+        replace(shard, entries=tuple(map(renew, shard.entries)), verbatim=False)
         for shard in checkpoint.shards
     )
     return replace(checkpoint, shards=tuple(shards))
@@ -122,16 +120,14 @@ def _find_expert(name: str, parameters: Mapping[str, torch.Tensor]) -> torch.Ten
 _EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
-def _take(
-    info: TensorInfo, trained: torch.Tensor, tensor: StoredTensor, constants: Mapping[str, Flags]
-) -> Array:
-    with np.errstate(over="ignore"):  # an overflow becomes infinite, which is reported below
-        array = as_stored(info.name, trained).read_array().astype(DTYPES[info.dtype])
-    if info.name in constants:
-        array = np.where(constants[info.name], tensor.read_array(), array)
-    if not np.isfinite(array).all():
+def _take(entry: Entry, trained: torch.Tensor, constant: Flags | None) -> memoryview:
+    name, dtype = entry.tensor.name, entry.tensor.dtype
+    new = trained.detach().cpu().to(DTYPES[dtype])
+    if constant is not None:
+        new = torch.where(torch.from_numpy(constant), as_torch(entry.read_bits(), dtype), new)
+    if not torch.isfinite(new).all():
         raise CheckpointError(
-            f"{info.name!r} is not finite in {info.dtype} after training",
+            f"{name!r} is not finite in {dtype} after training",
             fix="train on other text or for fewer steps",
         )
-    return array
+    return as_bytes(new)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from fits import record_of
 
-from surgery.editing.preparing import Fitting, prepare
 from surgery.exporting import write
+from surgery.preparing import Fitting, prepare
 from surgery.variants import Fit
 
 from .models import read, write_model
@@ -67,7 +67,7 @@ def export(case: str, folder: Path) -> dict[str, Any]:
     dtype, shards = [*how, "float32", "1"][:2] if len(how) != 1 else [*how, "1"]
     source = kind if kind in LABS else write_model(folder / "source", kind, dtype, int(shards))
     prepared = prepare(source, spec, variant=variant, layout=layout)
-    sizes = prepared.plan.inventory.dimensions
+    sizes = prepared.plan.dimensions
     fits = {
         block: random_fit(sizes.num_heads, sizes.head_size, sizes.d, block)
         for block in prepared.plan.fitted

@@ -23,10 +23,9 @@ from hostile.victims import model
 from surgery.card.facts import gather_facts
 from surgery.card.measurements import build_measurements
 from surgery.card.text import extract_own_text, merge_cards, read_card, render_card
-from surgery.checkpoint.inventory import take_inventory
-from surgery.checkpoint.source import open_checkpoint
-from surgery.editing.loading import load_tokenizer
+from surgery.checkpoint import open_checkpoint
 from surgery.errors import OutputError, SourceError
+from surgery.loading import load_tokenizer
 from surgery.plan import make_plan
 from surgery.reading.corpus import open_corpus, read_windows
 from surgery.record.manifest import read_manifest
@@ -109,8 +108,7 @@ def read_source(path: Path) -> object:
     """As inspect, export and verify read a source."""
     surgery.inspect(path.parent)
     opened = open_checkpoint(path.parent)
-    inventory = take_inventory(opened.config, opened.infos)
-    make_plan(inventory, "0")
+    make_plan(opened.config, opened.tensors, "0")
     return [opened.read(name) for name in opened.tensors]
 
 

@@ -22,9 +22,7 @@ from transformers.utils import import_utils
 
 import surgery
 from hostile.victims import change, commands, model, refuse
-from surgery.checkpoint.torch_tensors import read_pickle
-from surgery.editing.loading import load_model, load_tokenizer
-from surgery.errors import UnsupportedError
+from surgery.loading import load_model, load_tokenizer
 
 EVIL = """
 from pathlib import Path
@@ -167,16 +165,6 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path, form: str) -> None:
     if form != "plain pickle":  # the payload is a real one
         torch.load(path, weights_only=False)
         assert (tmp_path / "executed").is_dir()
-
-
-def test_a_torch_that_may_run_code_of_a_pickle_reads_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.save({"x": torch.ones(2)}, tmp_path / "pytorch_model.bin")
-    assert read_pickle(tmp_path / "pytorch_model.bin")
-    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
-    with pytest.raises(UnsupportedError, match=r"may run code .*expected torch 2\.6 or later"):
-        read_pickle(tmp_path / "pytorch_model.bin")
 
 
 # --- kernels

@@ -15,9 +15,9 @@ from checkpoints import neox_config, write_checkpoint
 from command_line import attn_surgery
 from tiny_tokenizer import tiny_tokenizer
 
-from surgery.checkpoint.source import open_tokenizer
-from surgery.editing.loading import load_tokenizer
+from surgery.checkpoint import open_tokenizer
 from surgery.errors import CheckpointError, SourceError
+from surgery.loading import load_tokenizer
 from surgery.privacy import check_link
 from surgery.untrusted import copy_files
 
@@ -93,7 +93,7 @@ def test_a_tokenizer_names_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     given_ = json.loads(config.read_text())
     places = {"tokenizer_file": "/dev/zero", "vocab": "/dev/zero", "merges": "/dev/zero"}
     config.write_text(json.dumps(given_ | places))
-    monkeypatch.setattr("surgery.editing.loading.AutoTokenizer.from_pretrained", load)
+    monkeypatch.setattr("surgery.loading.AutoTokenizer.from_pretrained", load)
     load_tokenizer(tmp_path)
     assert seen == [given_]
     assert json.loads(config.read_text()) == given_ | places, "yours stays as it is"

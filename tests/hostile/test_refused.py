@@ -11,23 +11,18 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from command_line import attn_surgery
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import TypeAdapter
-from tiny_tokenizer import TEXT, tiny_tokenizer
+from tiny_tokenizer import TEXT
 
-import surgery
 from hostile.victims import LENGTHS, commands, model, refuse
-from surgery.checkpoint.torch_tensors import read_pickle
 from surgery.errors import SamplesError, SourceError
-from surgery.reading.corpus import open_corpus, read_windows
+from surgery.torch_tensors import read_pickle
 from surgery.untrusted import parse_json, parse_yaml, read_bytes, read_lines, reraise_as
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -36,9 +31,7 @@ TOKENS = f'"tokens": {list(range(16))}'
 TEXTS = {
     "nested": DEEP,
     "an object without end": '{"a":' * 100_000,
-    "not a number": f'{{"text": "some", {TOKENS}, "count": NaN}}',
     "digits without end": '{"text": "some", "tokens": [' + "9" * 5_000 + "]}",
-    "twice": f'{{"text": "one", "text": "two", {TOKENS}}}',
     "no object": "[]",
     "broken off": '{"text": "so',
 }
@@ -71,43 +64,8 @@ def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
     refuse(("inspect", edited), "surgery.json: ")
     (edited / "surgery.json").unlink()
     (edited / "tokenizer_config.json").write_text(TEXTS[case])
-    if case not in ("digits without end", "not a number", "twice"):
+    if case != "digits without end":
         refuse(commands(edited, tmp_path)["extract"], "tokenizer_config.json: ")
-
-
-@pytest.mark.parametrize("depth", [150, 950, 5_000, 100_000])
-def test_what_is_nested_deeply(tmp_path: Path, source: Path, depth: int) -> None:
-    """In files that are valid otherwise, however deep the parser of a version of Python goes."""
-    deep, more = "[" * depth + "]" * depth, ("--output", tmp_path / "out")
-    changed = model(tmp_path / "changed", num_shards=2)
-    edited = surgery.export(changed, "1", output=tmp_path / "edited").output
-
-    def put(path: Path, content: str | None = None) -> Path:
-        plain = path.read_text().strip() if content is None else content
-        path.write_text(f'{{"deep": {deep}, {plain[1:]}')
-        return path
-
-    good = f'{{"text": "good", {TOKENS}}}'
-    plan = '{"schema_version": 1, "edits": [{"drop_attn": "0", "variant": "zero"}]}'
-    calls: dict[str, tuple[object, ...]] = {
-        "samples.jsonl": ("extract", source, *LENGTHS, "--samples"),
-        "corpus.jsonl": ("collect", source, *LENGTHS, *more[:1], tmp_path / "o.jsonl", "--corpus"),
-        "plan.json": ("export", source, *more, "--plan"),
-        "search.json": (*commands(source, tmp_path)["evaluate"], "--front"),
-    }
-    for name, call in calls.items():
-        content = {"plan.json": plan, "search.json": "{}"}.get(name, good)
-        refuse((*call, put(tmp_path / name, content)), name)
-    for name in ("options.json", "options.yaml"):
-        refused = attn_surgery("extract", source, "--config", put(tmp_path / name, '{"a": 1}'))
-        assert (refused.code, refused.stderr.count("\n")) == (2, 1), refused.stderr[:999]
-        assert f"{name}: " in refused.stderr
-        assert "nested too deeply" in refused.stderr
-    refuse(("inspect", put(edited / "surgery.json").parent), "surgery.json: ")
-    for name in ("tokenizer.json", "tokenizer_config.json", INDEX, "config.json"):
-        put(changed / name)
-        refuse(("extract", changed, *calls["samples.jsonl"][2:], tmp_path / "good.jsonl"), "")
-    refuse(("inspect", changed), "config.json: not valid JSON (got nested too deeply)")
 
 
 def test_half_a_surrogate_pair(tmp_path: Path, source: Path) -> None:
@@ -134,8 +92,6 @@ ARRAYS = {
     "a header of ten thousand brackets": npy("(" * 10_000),
     "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (2, 16)}\n"),
     "a negative size": npy(SHAPE % "(-2, 16)"),
-    "sizes beyond 64 bits": npy(SHAPE % f"({2**62}, {2**62})"),
-    "thousands of digits": npy(SHAPE % f"({'9' * 5_000}, 16)"),
     "more than there is": npy(SHAPE % "(1000000, 1000000)"),
     "a claimed header of 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
 }
@@ -176,16 +132,6 @@ COLUMNS: dict[str, tuple[list[pa.Array], str, str]] = {  # all are called "text"
         NO_SAMPLES.format(1, "no 'text'"),
         NO_TEXT.format(1, "NoneType"),
     ),
-    "some nothing": (
-        [pa.array(["a", None])],
-        NO_SAMPLES.format(2, "no 'text'"),
-        NO_TEXT.format(2, "NoneType"),
-    ),
-    "lists of nothing": (
-        [pa.array([[None] * 16, [1] * 16])],
-        NO_SAMPLES.format(1, "'text' is a list with entries that are not token ids"),
-        NO_TEXT.format(1, "list"),
-    ),
     "lists of fractions": (
         [pa.array([[1.5] * 16] * 2)],
         NO_SAMPLES.format(1, "'text' is a list with entries that are not token ids"),
@@ -194,11 +140,6 @@ COLUMNS: dict[str, tuple[list[pa.Array], str, str]] = {  # all are called "text"
     "lists beyond 32 bits": (
         [pa.array([[2**40] * 16] * 2)],
         NO_ID.format(2**40),
-        NO_TEXT.format(1, "list"),
-    ),
-    "lists beyond 63 bits": (
-        [pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64()))],
-        NO_SAMPLES.format(1, "Python int too large to convert to C long"),
         NO_TEXT.format(1, "list"),
     ),
 }
@@ -222,29 +163,13 @@ def zst(text: str) -> bytes:
     return pa.compress(text.encode(), "zstd", asbytes=True)
 
 
-def documents(path: Path) -> int:
-    return len(
-        {
-            window.place.document
-            for window in read_windows(open_corpus([path]), tiny_tokenizer(), 4, 4)
-        }
-    )
-
-
 def rows(first: int, last: int) -> str:
     return "".join(json.dumps({"text": f"{n} {TEXT[:80]}"}) + "\n" for n in range(first, last))
 
 
-def test_frames_one_after_the_other(tmp_path: Path) -> None:
+def test_a_frame_that_is_half_written(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "a.jsonl.zst"
-    path.write_bytes(zst(rows(0, 3)) + zst(rows(3, 5)))
-    assert documents(path) == 5
-
-
-@pytest.mark.parametrize("cut", [1, 2, 10, 30])
-def test_a_frame_that_is_half_written(tmp_path: Path, source: Path, cut: int) -> None:
-    path = tmp_path / "a.jsonl.zst"
-    path.write_bytes((zst(rows(0, 3)) + zst(rows(3, 5)))[:-cut])
+    path.write_bytes((zst(rows(0, 3)) + zst(rows(3, 5)))[:-10])
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
     lengths = ("--prefix-length", "2", "--suffix-length", "2")
     refuse(
@@ -256,17 +181,13 @@ def test_a_frame_that_is_half_written(tmp_path: Path, source: Path, cut: int) ->
 
 # --- weights and settings
 
-INDEX = "model.safetensors.index.json"
 
-
-@pytest.mark.parametrize("name", ["config.json", "surgery.json", INDEX, "tokenizer_config.json"])
+@pytest.mark.parametrize("name", ["config.json", "surgery.json"])
 def test_a_folder_in_place_of_a_file(tmp_path: Path, name: str) -> None:
     source = model(tmp_path / "model", num_shards=2)
     (source / name).unlink(missing_ok=True)
     (source / name).mkdir()
-    command = "extract" if name.startswith("tokenizer") else "export"
-    text = f"{name}: cannot be read (got is a directory)"
-    refuse(commands(source, tmp_path)[command], "holds no weights" if name == INDEX else text)
+    refuse(commands(source, tmp_path)["export"], f"{name}: cannot be read (got is a directory)")
 
 
 def test_tensors_that_share_their_numbers_are_read(tmp_path: Path) -> None:
@@ -274,9 +195,7 @@ def test_tensors_that_share_their_numbers_are_read(tmp_path: Path) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     tensors = {"a": whole, "b": whole.T, "c": whole[1:], "d": whole[:1]}
     torch.save(tensors, tmp_path / "some.bin")
-    found = {
-        read.info.name: read.read_array().tolist() for read in read_pickle(tmp_path / "some.bin")
-    }
+    found = {name: one.tolist() for name, one in read_pickle(tmp_path / "some.bin", ()).items()}
     assert found == {name: tensor.tolist() for name, tensor in tensors.items()}
 
 
@@ -296,17 +215,17 @@ HEADERS: dict[str, tuple[Callable[[dict], object], str]] = {
         lambda header: header.update(
             {f"gpt_neox.layers.{DIGITS}.input_layernorm.bias": header.pop(BIAS)}
         ),
-        "unknown tensor",
+        "cannot be loaded",
     ),
     "a name of a hundred thousand letters": (
         lambda header: header.update({"x" * 100_000: header.pop(BIAS)}),
-        "unknown tensor",
+        "finds no weights for",
     ),
     "digits": (lambda header: header[BIAS].update(shape=["@"]), "not valid safetensors"),
     "beyond 64 bits": (lambda header: header[BIAS].update(shape=[2**70]), "not valid safetensors"),
     "a thousand dimensions": (
         lambda header: header[BIAS].update(shape=[64] + [1] * 1_000),
-        "has the wrong shape",
+        "cannot be loaded",
     ),
     "no numbers": (lambda header: header[BIAS].update(shape=None), "not valid safetensors"),
 }
@@ -317,28 +236,11 @@ def test_headers(tmp_path: Path, case: str) -> None:
     source = model(tmp_path / "model")
     spoil, text = HEADERS[case]
     rewrite_header(source / "model.safetensors", spoil)
-    for command in ("extract", "export"):
-        outcome = refuse(commands(source, tmp_path)[command], text if command == "export" else "")
-        assert len(outcome.stderr) < 5_000
+    outcome = refuse(commands(source, tmp_path)["extract"], text)
+    assert len(outcome.stderr) < 5_000
 
 
 # --- the guard
-
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**63 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(codec="utf-8")),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc"), inner, max_size=4),
-    max_leaves=20,
-)
-
-
-@given(VALUES, st.booleans())
-def test_json_is_read_as_the_library_reads_it(value: Any, ascii_only: bool) -> None:
-    text = json.dumps(value, ensure_ascii=ascii_only)
-    assert parse_json(text) == parse_json(text.encode()) == value
 
 
 @pytest.mark.parametrize(
@@ -346,14 +248,9 @@ def test_json_is_read_as_the_library_reads_it(value: Any, ascii_only: bool) -> N
     [
         ("", "Expecting value"),
         ("[1", "Expecting ',' delimiter"),
-        ("[NaN]", "NaN is not a number"),
-        ("[-Infinity]", "-Infinity is not a number"),
         ("[" + "9" * 5000 + "]", "Exceeds the limit"),
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "names 'c' twice"),
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
         (b'"\xed\xa0\x80"', "can't decode"),
-        ('{"a": 1}'.encode("utf-16"), "can't decode"),
-        ("\ufeff{}", "BOM"),
     ],
 )
 def test_json_that_is_refused(text: str | bytes, message: str) -> None:
@@ -361,25 +258,11 @@ def test_json_that_is_refused(text: str | bytes, message: str) -> None:
         parse_json(text)
 
 
-@pytest.mark.parametrize("as_typed", [False, True])
-@pytest.mark.parametrize(
-    ("text", "twice"),
-    [
-        ("variant: zero\nlayout: stock\nvariant: mean\n", "variant"),
-        ("a: {b: [{c: 1, 'c': 2}]}", "c"),
-        ("license: mit\n? license\n: apache-2.0", "license"),
-    ],
-)
-def test_yaml_that_names_something_twice(text: str, twice: str, as_typed: bool) -> None:
-    with pytest.raises(ValueError, match=f"names '{twice}' twice"):
-        parse_yaml(text, as_typed=as_typed)
-
-
-def test_yaml_with_one_name_in_two_places() -> None:
-    assert parse_yaml("a: {b: 1}\nb: [{b: 1}, {b: 2}]") == {
-        "a": {"b": 1},
-        "b": [{"b": 1}, {"b": 2}],
-    }
+@pytest.mark.parametrize("text", ["[a", "a: !!int x", "a: *none", "- a", "1: a", "[" * 5_000])
+def test_yaml_that_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not valid YAML"):
+        parse_yaml(text)
+    assert parse_yaml("") == {}
 
 
 @pytest.mark.parametrize(

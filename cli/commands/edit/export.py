@@ -52,7 +52,7 @@ def command(request: ExportRequest, dry_run: bool, repo: str | None, as_json: bo
 
     opened = open_export(request, dry_run=dry_run)
     plan, export = opened.prepared.plan, None if dry_run else opened.run()
-    if plan.layout.NAME == "compact":
+    if plan.layout == "compact":
         note(
             f"layout compact: {plan.reason}. Its code comes with it, so load it with "
             f"from_pretrained({str(opened.target)!r}, trust_remote_code=True), and in lm_eval with "
@@ -60,7 +60,7 @@ def command(request: ExportRequest, dry_run: bool, repo: str | None, as_json: bo
             "makes loads anywhere"
         )
     elif request.layout == "auto":
-        note(f"layout {plan.layout.NAME}: {plan.reason}")
+        note(f"layout {plan.layout}: {plan.reason}")
     if export is None:  # nothing is shared among processes here
         _print_plan(opened, as_json)
         return
@@ -85,7 +85,7 @@ def _finish(export: Export, repo: str | None, as_json: bool) -> None:
         echo(f"{export.output}: {spec} attention-free ({how}), {size}")
         for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
             if fit["r2"] is not None:
-                shared = fit["r2_shared"] if export.plan.layout.NAME == "stock" else None
+                shared = fit["r2_shared"] if export.plan.layout == "stock" else None
                 stored = "" if shared is None else f", {shared:.3f} with one map for each group"
                 echo(f"  block {block}: R² of the fit {fit['r2']:.3f}{stored}")
     try:
@@ -119,5 +119,6 @@ def _print_plan(opened: OpenedExport, as_json: bool) -> None:
             f"gap {one_hot['gap']:.0f} (needs {one_hot['required']:.0f}) over "
             f"{one_hot['num_offsets']} offsets"
         )
-    for change in plan["changes"]:
-        echo(f"{change['action'] + ':':<12}{change['name']} {list(change['shape']) or ''}")
+    for what in ("rewritten", "added", "dropped"):
+        for name in plan[what]:
+            echo(f"{what + ':':<12}{name}")

@@ -23,8 +23,7 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     MODEL is a folder, a Hub id, or a lab model (lab:pythia, lab:gpt-neo). No weights are read or
     downloaded, so this repeats what the record of MODEL says; verify checks it.
     """
-    from surgery.families import left_out
-    from surgery.proof.inspection import inspect
+    from surgery.inspection import inspect
 
     found = inspect(model, revision=revision)
     if as_json:
@@ -36,8 +35,6 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
         number = "packed" if found.parameters is None else f"{found.parameters:,}"
         size = f"{number} parameters, {found.dtype}"
     echo(f"  {found.family}, {found.num_blocks} blocks, {size}")
-    if found.unknown_keys:
-        echo(f"  {left_out(found.unknown_keys)}")
     if not found.attention_free and not found.edited_heads:
         said = "no block is recorded as attention-free"
         echo(f"  {said}" if found.edits else f"  {said}; only the weights would show a cut")

@@ -53,7 +53,7 @@ def command(
     """
     if revision is not None and source is None and Path(model).is_dir():
         raise click.UsageError("--revision needs --source, the model that has this revision")
-    from surgery.proof.verification import verify
+    from surgery.verification import verify
 
     with show_progress(f"verify {model}", None):
         result = verify(model, source=source, revision=revision)

@@ -16,7 +16,7 @@ from cli.tables import print_table
 from cli.tables.cuts import print_cuts
 from cli.terminal import echo, note, print_json
 from evals.jobs.proposing import SOUND, Proposal, ProposalRequest, propose
-from surgery.hub.embedded import find_lab
+from surgery.lab import find_lab
 
 _ASKED = {
     "model": "Model to edit (a folder or a Hub id)",

@@ -23,6 +23,7 @@ from evals.data.inputs import (
 from evals.data.windows import cut_alike, cut_windows
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.foreseeing import foresee
+from evals.measure.attacks.names import hash_code, is_own
 from evals.measure.attacks.sibling import find_sibling
 from evals.measure.attacks.trying import AttackPlan
 from evals.measure.edits.engine import Engine
@@ -36,7 +37,8 @@ from evals.measure.healing import (
 from evals.measure.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
 from evals.run.batching import keep_rows_per_batch
 from evals.run.console import say, show_progress
-from evals.run.groups import HEAL_STEPS
+from evals.run.groups import HEAL_STEPS, list_tool_versions
+from evals.run.keep import ASIDE, KEEP_NOTHING, Store, hash_program, hash_question
 from evals.run.lm_eval.scores import Scores
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.models import LoadedModel, open_model
@@ -44,11 +46,10 @@ from evals.table.limits import check_limited_tasks, find_limit
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
-from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
+from surgery.lab import find_lab
 from surgery.selection import EditedHeads, Selection
-from surgery.store import ASIDE, KEEP_NOTHING, Store
 from surgery.training.distillation import TaughtRows
 from surgery.training.training import MOST_READS, ROWS, WINDOW, Schedule
 
@@ -98,7 +99,8 @@ class OpenedSearch:
     @cached_property
     def key(self) -> str:
         """Names the question that the search answers: all that the answer depends on."""
-        return Store(None, self.request.run.store.given).name(self)
+        own = [hash_code(name) for name in self.request.limits if is_own(name)]
+        return hash_question(list_tool_versions(), hash_program(), own, self)
 
     @cached_property
     def batch_size(self) -> int:

@@ -23,7 +23,7 @@ from evals.run.groups import (
 )
 from evals.run.lm_eval.request import Tasks
 from evals.run.request import Group, Option, Request, Use, refuse_unused
-from surgery.hub.embedded import find_lab
+from surgery.lab import find_lab
 
 if TYPE_CHECKING:
     from evals.choose.search.goal import Goal

@@ -19,14 +19,14 @@ from evals.measure.differences import compare_scores, halve_scores
 from evals.measure.edits.engine import BASE, Engine
 from evals.measure.healing import heal_model
 from evals.measure.naming import HEALED
+from evals.run.keep import Store
 from evals.run.lm_eval.scores import choose_metric
 from evals.table.measured import measure_share, measure_value
+from surgery.cuts import find_constants, mark_constants
 from surgery.errors import MeasurementError
 from surgery.plan import check_trainable
-from surgery.proof.expected import find_constants, replan
 from surgery.record.measured import Measured, On
 from surgery.selection import Selection, blocks_of
-from surgery.store import Store
 from surgery.variants import variant_of
 
 HALVES: tuple[On, On] = ("chosen on", "held back")
@@ -123,7 +123,7 @@ class Trials:
             names = dict.fromkeys([*self.opened.names, HINTS])
 
             def read() -> list[list[dict[str, Any]]]:
-                check_trainable(self.opened.loaded.found.inventory)
+                check_trainable(self.opened.loaded.found.checkpoint.config)
                 model, found = self._edit(selection, healing), []
                 for engine, on in zip(engines, HALVES, strict=True):
                     (point,) = measure_points(engine.compare(model), [BASE], on, names)
@@ -199,10 +199,11 @@ class Trials:
                 fits = opened.fitter.fit(selection) if opened.fitter and fitted else {}
                 model = editable.apply(plan, fits)
                 found = opened.loaded.found
-                earlier = replan(found.checkpoint, found.manifest) if found.manifest else ()
-                constants = find_constants([plan, *earlier], model.state_dict())
+                constants = find_constants(found.checkpoint, found.manifest)
+                for name, flags in mark_constants(plan).items():
+                    constants[name] = constants.get(name, False) | flags
             if healing is not None and selection:
-                stored = opened.loaded.found.inventory.dtype
+                stored = opened.loaded.found.dtype
                 lessons = healing.text, healing.passages, healing.schedule
                 model = heal_model(
                     opened.loaded.model, model, *lessons, stored, constants=constants

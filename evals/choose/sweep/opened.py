@@ -26,12 +26,12 @@ from evals.measure.edits.engine import Engine
 from evals.run.batching import keep_rows_per_batch
 from evals.run.console import show_progress
 from evals.run.groups import list_variants
+from evals.run.keep import Store
 from evals.run.models import LoadedModel, open_model
 from surgery.fitting.fitter import Fitter
-from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
+from surgery.lab import find_lab
 from surgery.selection import EditedHeads, Selection
-from surgery.store import Store
 from surgery.variants import Fit
 
 if TYPE_CHECKING:

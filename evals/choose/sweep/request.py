@@ -9,7 +9,7 @@ from pydantic import model_validator
 from evals.run.groups import Passages, Revision, Run, Texts, Variants
 from evals.run.lm_eval.request import Tasks
 from evals.run.request import Option, Request, Use
-from surgery.hub.embedded import find_lab
+from surgery.lab import find_lab
 
 
 class SweepRequest(Request):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evals.measure.differences import compare_scores
 from evals.measure.edits.engine import BASE
 from evals.measure.edits.sharing import FitEdit
+from evals.run.keep import KEEP_NOTHING, Store
 from evals.run.lm_eval.scores import Scores, choose_metric
 from evals.run.lm_eval.tasks import classify_ability
 from evals.run.models import LoadedModel
@@ -20,7 +21,6 @@ from surgery.record.measured import BASE as BASE_NAME
 from surgery.record.measured import Measured
 from surgery.record.report import Named
 from surgery.selection import Selection
-from surgery.store import KEEP_NOTHING, Store
 
 if TYPE_CHECKING:  # it imports lm_eval, which takes seconds
     from evals.run.lm_eval.running import Benchmarks

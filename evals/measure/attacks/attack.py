@@ -13,10 +13,10 @@ from evals.data import Samples, Tokens, measure_lengths
 from evals.data.repeats import find_overlaps
 from evals.measure.memorization.measures import Flags, Pass, Scores
 from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.run.keep import ASIDE
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import close_up, find_opening
-from surgery.store import ASIDE
 
 Learned = Literal["all weights", "rank-8 adapters"]
 """What may be trained of any model, cut or not."""

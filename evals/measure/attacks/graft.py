@@ -152,7 +152,7 @@ def list_scopes(model: Any, cut: Iterable[int]) -> dict[tuple[str, ...], Setting
 def open_sibling(sibling: ResolvedModel, model: Any) -> Any:
     """The sibling as the library loads it, in the precision of `model`, once for all attacks. It
     stays on the CPU."""
-    from surgery.editing.loading import load_model
+    from surgery.loading import load_model
 
     dtype = next(model.parameters()).dtype
     if sibling not in _LOADED or _LOADED[sibling].dtype != dtype:
@@ -187,16 +187,15 @@ def put_positions(model: Any, sibling: Any, names: Collection[str]) -> Iterator[
     """Within the `with` statement, blocks whose attention is among the parameters `names` have
     positions only where the sibling's blocks have them: an edit may have added positions."""
     family = family_of(model.config.to_dict())
-    absent = family.rotary.absent if family.rotary else None
     with ExitStack() as undo:
-        for block in range(model.config.num_hidden_layers if absent else 0):
+        for block in range(model.config.num_hidden_layers if family.unplaced else 0):
             path = family.attention.format(block=block)
-            if absent is None or not any(name.startswith(f"{path}.") for name in names):
+            if not any(name.startswith(f"{path}.") for name in names):
                 continue
             ours, theirs = model.get_submodule(path), sibling.get_submodule(path)
-            undo.callback(setattr, ours, absent.attribute, getattr(ours, absent.attribute))
-            setattr(ours, absent.attribute, getattr(theirs, absent.attribute))
-            here, there = (getattr(one.config, absent.key) for one in (model, sibling))
+            undo.callback(setattr, ours, "use_rope", ours.use_rope)
+            ours.use_rope = theirs.use_rope
+            here, there = (one.config.no_rope_layers for one in (model, sibling))
             undo.callback(here.__setitem__, block, here[block])
             here[block] = there[block]
         yield

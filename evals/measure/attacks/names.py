@@ -8,7 +8,9 @@ attack, with underscores for all but letters and digits.
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,9 +29,9 @@ from evals.measure.memorization.recovery import (
     make_named,
     name_alike,
 )
-from surgery import own_code
 from surgery.errors import MeasurementError, UnknownNameError, suggest
-from surgery.own_code import describe_failure, import_named, is_path
+
+_OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 WHO = {
     "asks": "asks the model",
@@ -127,13 +129,13 @@ def find_attack(name: str) -> Attack:
 def is_own(name: str) -> bool:
     """Whether it names an attack of your own, at `package.module:ATTACK`."""
     kinds = {form.partition(":")[0] for form in FORMS}
-    return is_path(name) and name.partition(":")[0] not in kinds
+    return _OWN.fullmatch(name) is not None and name.partition(":")[0] not in kinds
 
 
 def hash_code(name: str) -> str:
-    """As `surgery.own_code.hash_code`, of an attack of your own, which runs when it is imported."""
-    _import_attack(name)
-    return own_code.hash_code(name)
+    """SHA-256 of the file of an attack of your own, which runs when it is imported."""
+    file = import_module(_import_attack(name).name.partition(":")[0]).__file__
+    return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
 
 
 def make_attack(name: str) -> Attack:
@@ -151,13 +153,23 @@ def make_attack(name: str) -> Attack:
 
 def _import_attack(path: str) -> Attack:
     """The attack at `path`, which becomes its name. Python looks in the current folder last."""
-    found = import_named(path, Attack, "an attack", MeasurementError)
+    module, _, attribute = path.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        found = getattr(import_module(module), attribute, None)
+    except Exception as error:
+        raise _describe_failure(path, error) from error
+    if not isinstance(found, Attack):
+        got = "no such name" if found is None else type(found).__name__
+        expected = f"{attribute} to be an {Attack.__module__}.{Attack.__qualname__}"
+        raise MeasurementError("is not an attack", where=path, expected=expected, got=got)
 
     def run(target: Target) -> AttackOutcome:
         try:
             outcome = found.run(target)
         except Exception as error:
-            raise describe_failure(path, error, MeasurementError) from error
+            raise _describe_failure(path, error) from error
         shape = (len(target.samples),)
         for flags in (getattr(outcome, "recovered", None), getattr(outcome, "tried", None)):
             if not (isinstance(flags, np.ndarray) and (flags.dtype, flags.shape) == (bool, shape)):
@@ -171,6 +183,11 @@ def _import_attack(path: str) -> Attack:
         return outcome
 
     return replace(found, name=path, run=run)
+
+
+def _describe_failure(path: str, failure: Exception) -> MeasurementError:
+    what = f"its code fails: {type(failure).__name__}: {failure}"
+    return MeasurementError(what, where=path)
 
 
 def find_attacker(attack: str) -> str:

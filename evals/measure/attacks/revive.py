@@ -41,6 +41,7 @@ from evals.measure.attacks.draws import SETTING, follow, repeat
 from evals.measure.attacks.tuning import ROWS, take_copy, train
 from evals.measure.attacks.weights import list_attention, restore_modules
 from evals.measure.memorization.measures import Flags
+from surgery.cut import Cut
 from surgery.families import Dimensions, Family, family_of
 from surgery.training.student import Student, make_student
 
@@ -118,8 +119,7 @@ def wake(model: Any, blocks: tuple[int, ...], seed: int = 0) -> Student:
     new = {name: weights[name].detach() for name in attention}
     for name, weight in new.items():
         if weight.ndim == 2:
-            match = family.match(name)
-            is_output = match is not None and match[0].role == "output_weight"
+            is_output = name.endswith(f".{family.modules['output']}.weight")
             rows = weight.T if is_output else weight
             asleep = (rows != 0).sum(dim=1) <= 1  # a column of its own may hold a constant
             noise = NOISE * torch.randn(tuple(rows.shape), generator=draw)
@@ -133,19 +133,18 @@ def _calm(
     family: Family, size: Dimensions, name: str, asleep: torch.Tensor, new: dict[str, torch.Tensor]
 ) -> None:
     """Shrinks the biases of queries and keys that slept, and resets the gains of their norms."""
-    match = family.match(name)
-    assert match is not None
-    rule, block = match
-    part = str(rule.role).removesuffix("_weight")
-    bias = new.get(name.removesuffix("weight") + "bias")
-    if part != "value" and bias is not None:
+    owner = name.removesuffix(".weight")
+    bias, module = new.get(f"{owner}.bias"), owner.rpartition(".")[2]
+    parts = [part for part, own in family.modules.items() if own == module]
+    if bias is not None and parts != ["value"]:
         scored = asleep.clone()
         if family.fused:
-            scored.view(-1, 3, size.head_size)[:, 2] = False
+            cut = Cut(family, size, {}, {}, "F32", 0, {})
+            read: Any = scored  # of torch, where a view is one, too
+            cut.views("value", read)["value"][:] = False
         bias.mul_(torch.where(scored, SHRINK, 1.0))
-    norm: Any = f"{part}_norm"
-    if family.rule(norm) is not None and block is not None:
-        gain = new[family.name(norm, block)]
+    gain = new.get(f"{owner.removesuffix('_proj')}_norm.weight")
+    if gain is not None:
         slept = asleep if gain.shape == asleep.shape else asleep.all().expand_as(gain)
         plain = 1.0 - family.gain  # some families store what is added to that
         gain.copy_(torch.where(slept, plain, gain))

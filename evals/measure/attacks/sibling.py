@@ -9,9 +9,11 @@ import numpy as np
 
 from evals.measure.memorization.measures import Scores
 from surgery.card.text import read_card, read_metadata
+from surgery.checkpoint import Entry
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
+from surgery.tensors import BYTES, FLOATS, Array, decode
 
 _FIX = "name the model that it was fine-tuned from, or an earlier checkpoint, with `sibling`"
 _ANY_SIZE = ("vocabulary", "max_positions")
@@ -19,7 +21,6 @@ _ANY_SIZE = ("vocabulary", "max_positions")
 _RELATED = 0.1
 """The least cosine of two related models' weight matrices. A fine-tune and its base have almost 1;
 two models that were trained apart, or not at all, almost 0."""
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 _MATRICES, _NUMBERS = 16, 2**20
 """How many matrices to compare, and how many numbers of each."""
 
@@ -41,19 +42,19 @@ def check_sibling(sibling: ResolvedModel, model: ResolvedModel) -> None:
     """Raises `MeasurementError` for a sibling of another family, shape, or tokenizer, for an edit,
     for the model itself, and for a model whose weights are unrelated: a graft from it would prove
     nothing."""
-    from surgery.editing.loading import share_tokens
+    from surgery.loading import share_tokens
 
     what = f"cannot be the sibling of {model.source.model}"
-    ours, theirs = model.inventory, sibling.inventory
-    if theirs.family is not ours.family and ours.family.model_type not in theirs.family.saved_as:
+    ours, theirs = model.family, sibling.family
+    if ours.model_type not in (theirs.model_type, theirs.alike):
         raise MeasurementError(
             f"{what}: it is of another family",
             where=sibling.source.model,
-            expected=ours.family.model_type,
-            got=theirs.family.model_type,
+            expected=ours.model_type,
+            got=theirs.model_type,
             fix=_FIX,
         )
-    sizes, others = asdict(ours.dimensions), asdict(theirs.dimensions)
+    sizes, others = asdict(model.dimensions), asdict(sibling.dimensions)
     different = [key for key in sizes if key not in _ANY_SIZE and sizes[key] != others[key]]
     if different:
         raise MeasurementError(
@@ -91,32 +92,38 @@ def _measure_kinship(one: ResolvedModel, other: ResolvedModel) -> float | None:
     """The median cosine of the weight matrices that both have, without attention, which an edit
     changes. None if they share none."""
     ours, theirs = one.checkpoint, other.checkpoint
-    within = one.inventory.family.attention.rpartition(".")[2]
+    within = one.family.attention.rpartition(".")[2]
     shared = [
         name
-        for name, info in ours.infos.items()
-        if len(info.shape) > 1
+        for name, tensor in ours.tensors.items()
+        if len(tensor.shape) > 1
         and within not in name
-        and (found := theirs.infos.get(name)) is not None
-        and found.shape == info.shape
-        and {found.dtype, info.dtype} <= _FLOATS
+        and (found := theirs.tensors.get(name)) is not None
+        and found.shape == tensor.shape
+        and {found.dtype, tensor.dtype} <= FLOATS.keys()
     ]
     cosines = []
     for name in shared[:: max(1, len(shared) // _MATRICES)]:
-        both = (checkpoint.tensors[name].read_first(_NUMBERS) for checkpoint in (ours, theirs))
-        a, b = (array.astype(np.float64) for array in both)
+        a, b = (_read_first(checkpoint.entries[name]) for checkpoint in (ours, theirs))
         if (norms := float(np.linalg.norm(a) * np.linalg.norm(b))) > 0:
             cosines.append(float(a @ b) / norms)
     return float(np.median(cosines)) if cosines else None
 
 
+def _read_first(entry: Entry) -> Array:
+    """The first numbers of a tensor, float64."""
+    dtype = entry.tensor.dtype
+    bits = np.frombuffer(entry.read(_NUMBERS * BYTES[dtype]), FLOATS[dtype])
+    return decode(bits, dtype).astype(np.float64)
+
+
 def has_same_weights(one: ResolvedModel, other: ResolvedModel) -> bool:
     """Whether all stored tensors are equal. Looks at attention first, where an edit differs."""
     ours, theirs = one.checkpoint, other.checkpoint
-    if ours.infos != theirs.infos:
+    if ours.tensors != theirs.tensors:
         return False
-    within = one.inventory.family.attention.rpartition(".")[2]
-    names = sorted(ours.infos, key=lambda name: (within not in name, name))
+    within = one.family.attention.rpartition(".")[2]
+    names = sorted(ours.tensors, key=lambda name: (within not in name, name))
     return all(np.array_equal(ours.read(name), theirs.read(name)) for name in names)
 
 

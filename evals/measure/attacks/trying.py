@@ -17,11 +17,11 @@ from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, is
 from evals.measure.attacks.result import Outcomes, measure_outcomes, measure_scores
 from evals.measure.memorization.measures import Flags
 from evals.run.console import say, show_progress
+from evals.run.keep import KEEP_NOTHING, Store
 from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.measured import EDITED, Measured, On
-from surgery.store import KEEP_NOTHING, Store
 
 
 @dataclass(frozen=True)

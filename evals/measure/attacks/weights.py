@@ -11,8 +11,8 @@ import transformers
 from accelerate import init_empty_weights
 from torch import nn
 
-from surgery.editing.in_memory import tie_alike
 from surgery.families import family_of
+from surgery.in_memory import tie_alike
 
 
 @contextmanager
@@ -68,9 +68,9 @@ def restore_modules(model: Any) -> Any:
         for name, empty in new.state_dict().items()
     }
     for block in map(int, gone):
-        constant = old.get(family.name("affine_bias", block))
-        rule = family.rule("output_bias")
-        if constant is not None and rule and (name := rule.name.format(block=block)) in state:
+        constant = old.get(f"{family.attention.format(block=block)}.affine.bias")
+        name = family.name(block, "output", "bias")
+        if constant is not None and name in state:
             state[name] = constant
     new.load_state_dict(state, strict=True, assign=True)
     tie_alike(new, model)

@@ -26,13 +26,13 @@ from evals.measure.memorization.recovery import Evidence
 from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.finite import check_finite
 from evals.run.forward import check_head, head_of, read_limits
+from evals.run.keep import KEEP_NOTHING, Store
 from evals.run.predictions import Sampling, TextScores, measure_heldout, measure_predictions
 from evals.run.resuming import Run, run_from_block, run_tokens
-from surgery.editing.in_memory import Editable
-from surgery.editing.loading import close_up, take_places
+from surgery.in_memory import Editable
+from surgery.loading import close_up, take_places
 from surgery.processes import count_for_all, share
 from surgery.selection import Selection, blocks_of
-from surgery.store import KEEP_NOTHING, Store
 
 Columns = dict[str, npt.NDArray[Any]]
 """Measure → its value for each row [B]; of `right`, for each suffix token [B, S]; of `token_kl`,
@@ -97,7 +97,7 @@ class Engine:
       to, on the same text; by default, the unedited model.
     - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
       the last bit in float32, are those of `evals.measure.memorization.extraction.extract`.
-    - `fit`: fits the variants that need it. `layout`: as for `surgery.editing.in_memory.apply`.
+    - `fit`: fits the variants that need it. `layout`: as for `surgery.in_memory.apply`.
     - `store`: keeps every batch. It is of work on this model, with these fits.
 
     The current processes share the batches, and each gets the whole result. Raises `SamplesError`

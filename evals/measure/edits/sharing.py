@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from surgery.editing.in_memory import Editable, Replacements
-from surgery.editing.rewriting import check_fitted
-from surgery.plan import Plan
+from surgery.in_memory import Editable, Replacements
+from surgery.plan import Plan, check_fitted
 from surgery.processes import share_free_memory
 from surgery.selection import Selection
 from surgery.variants import Fit
@@ -86,7 +85,7 @@ class SharedEdits:
             plan = editable.plan(selection, layout=layout)
             if fit is None:
                 check_fitted(plan, {})
-            by_layout.setdefault(plan.layout.NAME, []).append(selection)
+            by_layout.setdefault(plan.layout, []).append(selection)
         # Edits share work only within a layout, so that it is the same to the last bit.
         self.tree = [branch for name in sorted(by_layout) for branch in grow_tree(by_layout[name])]
 
@@ -116,4 +115,4 @@ class SharedEdits:
 def _make_key(plan: Plan, block: int) -> _Key:
     parts = tuple(part for part in plan.selection if part.block == block)
     below = tuple(part for part in plan.selection if part.block < block)
-    return plan.layout.NAME, parts, below if block in plan.fitted else ()
+    return plan.layout, parts, below if block in plan.fitted else ()

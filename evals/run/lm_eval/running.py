@@ -33,13 +33,13 @@ from lm_eval.utils import handle_non_serializable
 
 from evals.run.batching import rows_per_batch
 from evals.run.finite import check_finite
+from evals.run.keep import identify
 from evals.run.lm_eval.scores import Scores, collect_scores
 from evals.run.lm_eval.tasks import explain_failure, find_tasks, load_task, refuse_passages
 from evals.run.models import LoadedModel
 from surgery.errors import NotFiniteError, OutputError
 from surgery.privacy import drop_paths
 from surgery.processes import current_processes
-from surgery.store import identify
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """lm-eval's own defaults."""

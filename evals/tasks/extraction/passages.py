@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from evals.data import Samples, load_samples
-from surgery.checkpoint.source import TOKENIZER
+from surgery.checkpoint import TOKENIZER
 from surgery.errors import SamplesError
 from surgery.reading.corpus import strip_opening
 
@@ -43,7 +43,7 @@ def load(
     import datasets
     from huggingface_hub import snapshot_download
 
-    from surgery.editing.loading import load_tokenizer
+    from surgery.loading import load_tokenizer
 
     samples = samples or os.environ.get("ATTN_SURGERY_SAMPLES")
     tokenizer = tokenizer or os.environ.get("ATTN_SURGERY_TOKENIZER") or pretrained

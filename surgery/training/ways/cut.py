@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from surgery.editing.in_memory import Editable
-from surgery.editing.preparing import Fitting, Prepared
+from surgery.in_memory import Editable
+from surgery.preparing import Fitting, Prepared
 from surgery.record.manifest import CalibrationRecord
 from surgery.selection import EditedHeads
 from surgery.training.losses import Divergence
@@ -39,6 +39,6 @@ class ByCut:
     def open(self, model: Any) -> Iterator[Divergence]:
         """As for `Way`. The cut shares its tensors with the model."""
         plan, cut = self.prepared.plan, copy_sharing(model)
-        editable = Editable(cut, stored_dtype=plan.inventory.dtype)
+        editable = Editable(cut, stored_dtype=plan.dtype)
         with editable.make_replacements(plan, self.fitting.fits).activate():
             yield Divergence(cut)

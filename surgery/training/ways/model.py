@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from surgery.editing.loading import load_to_train
 from surgery.hub.resolved import ResolvedModel
+from surgery.loading import load_to_train
 from surgery.record.manifest import Source
 from surgery.training.losses import Divergence
 from surgery.training.student import copy_sharing

@@ -52,11 +52,11 @@ def open_way(by: str, student: ResolvedModel) -> Way:
 
 
 def _find_teacher(by: str, student: ResolvedModel) -> ResolvedModel:
-    from surgery.editing.loading import share_tokens
     from surgery.families import family_of
     from surgery.hub.finding import find_model
+    from surgery.loading import share_tokens
 
-    number = student.inventory.dimensions.vocabulary
+    number = student.dimensions.vocabulary
 
     def refuse(expected: object, got: object) -> UnsupportedError:
         return UnsupportedError(

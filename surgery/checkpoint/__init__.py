@@ -1,1 +1,0 @@
-"""Checkpoints on disk: reading them strictly, writing them whole or not at all."""

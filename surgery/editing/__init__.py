@@ -1,1 +1,0 @@
-"""Edits as tensors, of an opened checkpoint or a loaded model."""
