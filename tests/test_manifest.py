@@ -38,7 +38,7 @@ def test_says_what_was_done(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path / "out")
     assert manifest == done.manifest
     edit = manifest.step
-    assert (manifest.schema_version, manifest.history) == (3, [edit])
+    assert (manifest.schema_version, manifest.history) == (7, [edit])
     assert (edit.kind, edit.training) == ("cut", None)
     assert (edit.family, edit.num_blocks, edit.blocks) == ("gpt_neox", 4, (1, 3))
     assert edit.parts == [EditedHeads(1, (0, 1), "identity"), EditedHeads(3, (0, 1), "identity")]
@@ -99,7 +99,7 @@ HEALING = {
         (
             ["schema_version"],
             2,
-            "has another schema (expected schema_version 3, got 2)",
+            "has another schema (expected schema_version 7, got 2)",
         ),
         (["schema_version"], "3", "has another schema"),
         (["schema_version"], ..., "has another schema"),

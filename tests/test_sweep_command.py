@@ -132,6 +132,22 @@ def test_figures_are_those_of_extract_on_the_exported_edit(files, everything, tm
         assert value(result, name, of) == pytest.approx(other.value, rel=1e-6)
 
 
+def test_the_interval_of_a_loss_draws_documents(files, tmp_path):
+    """As that of an evaluation: windows of one document are alike."""
+    model, samples, _ = files
+    words = [np.random.default_rng(at).permutation(TEXT.split()) for at in range(4)]
+    text = write_rows(tmp_path / "text.jsonl", [{"text": " ".join([*some] * 4)} for some in words])
+    swept = read_sweep(sweep((model, samples, text), "--variant", "zero", "--json"))
+    export(model, "1", variant="zero", output=tmp_path / "edited")
+    given = ("--baseline", model, "--samples", samples, "--control", text, "--suite", "none")
+    given = (*given, "--output", tmp_path / "evaluation")
+    theirs = attn_surgery("evaluate", tmp_path / "edited", *given, *LENGTHS, "--json")
+    other = Report.model_validate(theirs.json).find("heldout", "edited")
+    ours = take(swept, "heldout", find_edit(swept, "1", "zero").of)
+    assert ours.n > 2 * len(words)
+    assert ours.change.ci95 == pytest.approx(other.change.ci95, rel=1e-5)
+
+
 def test_a_model_that_recites_nothing(files, tmp_path):
     """There is nothing to remove, so no edit is called the best."""
     model, _, text = files

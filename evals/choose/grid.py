@@ -126,10 +126,11 @@ def measure_edit(
     on: On,
     names: Iterable[str] = NAMES,
     base: MeasuredEdit | None = None,
+    documents: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Measured]:
     """The figures of an edit, over all rows and windows. `names`: of the measures of recovery.
 
-    `base`: for the change of the held-out loss.
+    `base`: for the change of the held-out loss. `documents`: as for `Engine`.
     """
     yield measure_share("recited", measured.exact, on=on)
     seen = measured.evidence
@@ -141,7 +142,8 @@ def measure_edit(
     yield _average("completion_entropy", measured.entropy, on)
     loss = _average("heldout", measured.heldout_nll, on, kind="text")
     if base is not None:
-        rise = measure_mean("heldout", measured.heldout_nll, on=on, base=base.heldout_nll)
+        given: Any = {"base": base.heldout_nll, "documents": documents}
+        rise = measure_mean("heldout", measured.heldout_nll, on=on, **given)
         loss = loss.model_copy(update={"change": rise.change})
     yield loss
     yield _average("kl", measured.heldout_kl, on)
@@ -176,7 +178,9 @@ def measure_points(
     return [
         EditPoint(
             edit.selection,
-            tuple(measure_edit(edit, on, names, base=base if edit.selection else None)),
+            tuple(
+                measure_edit(edit, on, names, base if edit.selection else None, engine.documents)
+            ),
             names[0],
         )
         for edit in edits

@@ -30,7 +30,7 @@ from surgery.selection import (
 from surgery.untrusted import parse_json, read_bytes, reraise_as
 from surgery.variants import variant_of
 
-SCHEMA: Literal[3] = 3
+SCHEMA: Literal[7] = 7
 REPORTS = ("report.json", "report.html", "report.md")
 RECIPE = "recipe.yaml"
 UNLISTED = (
@@ -496,7 +496,7 @@ class Manifest(History):
     each file of an evaluation (`REPORTS`) beside the model, which is written later than the rest.
     """
 
-    schema_version: Literal[3] = SCHEMA
+    schema_version: Literal[7] = SCHEMA
     content: Sha256
     files: dict[str, FileRecord]
     reports: dict[str, Sha256] = {}

@@ -21,7 +21,7 @@ from evals.data.inputs import (
     require_heldout_texts,
     tokenize_passages,
 )
-from evals.data.windows import cut_windows
+from evals.data.windows import cut_documents
 from evals.measure.edits.engine import Engine
 from evals.run.batching import keep_rows_per_batch
 from evals.run.console import show_progress
@@ -113,7 +113,7 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
     benchmarks = _load_tasks(request)
     loaded = open_model(model, revision=request.revision, **request.run.running)
     rows = tokenize_passages(passages, loaded.tokenizer)
-    heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
+    heldout, documents = cut_documents(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
     grain: Grain = "mixed" if request.heads or request.estimate else "blocks"
     units, warnings = open_units(loaded, grain, variants)
@@ -135,6 +135,7 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
         fit=fitter.fit if fitter else None,
         editable=editable,
         store=store,
+        documents=documents,
     )
     return OpenedSweep(
         request, loaded, rows, heldout, edits, units, engine, fitter, benchmarks, sizes, warnings,

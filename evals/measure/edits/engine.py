@@ -92,7 +92,8 @@ class Engine:
     **Arguments:**
 
     - `model`: in eval mode, with its output embedding. `editable`: the same, where there is one.
-    - `samples`: the passages that it may recite. `heldout`: int32 [M, T] windows of other text.
+    - `samples`: the passages that it may recite. `heldout`: int32 [M, T] windows of other text;
+      `documents`: int64 [M], the one that each is from.
       `costs`: measure all costs on it. `against`: the engine of the model that costs are relative
       to, on the same text; by default, the unedited model.
     - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
@@ -117,12 +118,13 @@ class Engine:
         layout: str = "auto",
         editable: Editable | None = None,
         store: Store = KEEP_NOTHING,
+        documents: npt.NDArray[np.int64] | None = None,
     ) -> None:
         samples.check_fits(*read_limits(model))
         check_head(model)
         self._model, self._samples = model, samples
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
-        self._costs, self._against = costs, against
+        self._costs, self._against, self.documents = costs, against, documents
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
         self._editable, self._layout, self._fit = editable or Editable(model), layout, fit
         self._measured: dict[Selection, MeasuredEdit] = {}
