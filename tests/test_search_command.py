@@ -302,6 +302,29 @@ def test_a_plan_that_was_changed_is_not_taken_for_that_of_the_search(
     )
 
 
+def test_the_interval_of_a_loss_draws_documents(model, samples, tmp_path):
+    """As that of an evaluation: windows of one document are alike."""
+    words = [np.random.default_rng(at).permutation(TEXT.split()) for at in range(4)]
+    text = tmp_path / "text"
+    text.mkdir()
+    for at, some in enumerate(words):
+        (text / f"{at}.txt").write_text(" ".join([*some] * 8))
+    given = ("--max-extraction", 0.3, "--variant", "zero")
+    found = search(model, samples, [text], *given, "--output", tmp_path / "found")
+    attn_surgery(
+        "export", model, "--plan", tmp_path / "found/plan.json", "--output", tmp_path / "e"
+    )
+    given = ("--baseline", model, "--samples", samples, "--control", text, "--suite", "none")
+    given = (*given, "--prefix-length", 6, "--suffix-length", 5)
+    theirs = attn_surgery(
+        "evaluate", tmp_path / "e", *given, "--output", tmp_path / "evaluation", "--json"
+    )
+    other = Report.model_validate(theirs.json).find("heldout", "edited", BACK)
+    ours = take(found, "heldout", found.selected, BACK)
+    assert ours.n > 2 * len(words)
+    assert ours.change.ci95 == pytest.approx(other.change.ci95, rel=1e-5)
+
+
 def test_hints_count_as_recovered(model, samples, texts, tmp_path):
     found = search(
         model, samples, texts, "--max-extraction", 0.3, "--measure", "hints:2", "--variant",

@@ -277,10 +277,11 @@ def warn_of_earlier_choice(manifest: Manifest | None, chosen_on: Samples) -> lis
 
 @dataclass(frozen=True)
 class Half:
-    """Passages, and int32 [M, T] windows of held-out text."""
+    """Passages, and int32 [M, T] windows of held-out text, each of one of the `documents`, [M]."""
 
     samples: Samples
     windows: Tokens
+    documents: Rows | None = None
 
     def __len__(self) -> int:
         """The number of rows to measure one edit on."""
@@ -288,7 +289,11 @@ class Half:
 
 
 def split_halves(
-    samples: Samples, windows: Tokens, seed: int, share: float = 0.5
+    samples: Samples,
+    windows: Tokens,
+    seed: int,
+    share: float = 0.5,
+    documents: Rows | None = None,
 ) -> tuple[Half, Half]:
     """What chooses an edit, and what is held back. `share`: as for `deal_passages`.
 
@@ -316,7 +321,8 @@ def split_halves(
                 fix="give another `choose`, or more passages that do not overlap",
             )
     first, second = (
-        Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
+        Half(samples.select(mine), windows[its], None if documents is None else documents[its])
+        for mine, its in zip(some, text, strict=True)
     )
     return first, second
 

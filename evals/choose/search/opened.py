@@ -8,6 +8,9 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from evals.choose.grid import EditPoint
 from evals.choose.search.request import SearchRequest
 from evals.choose.units import list_sets, merge_units, open_units
@@ -20,7 +23,7 @@ from evals.data.inputs import (
     require_heldout_texts,
     tokenize_passages,
 )
-from evals.data.windows import cut_alike, cut_windows
+from evals.data.windows import cut_alike, cut_documents
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.names import hash_code, is_own
@@ -76,7 +79,7 @@ class Healing:
 class OpenedSearch:
     """A request with its inputs opened.
 
-    - `windows`: int32 [M, T] held-out text.
+    - `windows`: int32 [M, T] held-out text, each of one of the `documents`, [M].
     - `variants`: what a block or a head may become. `offered`: the units to choose from.
     - `fitter`: None if no variant needs one. `healing`: the text to heal edits on; None: do not.
     - `sibling`: what an attacker may copy attention from. `benchmarks`: the tasks with a limit.
@@ -87,6 +90,7 @@ class OpenedSearch:
     loaded: LoadedModel
     samples: Samples
     windows: Tokens
+    documents: npt.NDArray[np.int64]
     variants: tuple[str, ...]
     offered: tuple[EditedHeads, ...]
     fitter: Fitter | None
@@ -197,8 +201,8 @@ class OpenedSearch:
     @cached_property
     def halves(self) -> tuple[Half, Half]:
         """What to choose on, and what is held back. Raises `SamplesError` for too little."""
-        request = self.request
-        return split_halves(self.samples, self.windows, request.choice.seed, request.choice.choose)
+        choice = self.request.choice
+        return split_halves(self.samples, self.windows, choice.seed, choice.choose, self.documents)
 
     @cached_property
     def guarded_passages(self) -> TaughtRows:
@@ -294,6 +298,7 @@ class OpenedSearch:
             half.samples,
             half.windows,
             costs=True,
+            documents=half.documents,
             batch_size=self.batch_size,
             layout=self.request.choice.layout,
             editable=self.loaded.editable,
@@ -320,7 +325,7 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     rows = tokenize_passages(passages, loaded.tokenizer)
     if request.passages.leave_out is not None and found.manifest is not None:
         check_unlisted([found.manifest], rows)
-    windows = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
+    windows, documents = cut_documents(texts, loaded.tokenizer, rows.tokens.shape[1])
     healing = _read_healing(request, text, loaded, passages, rows)
     offered, warnings = open_units(loaded, request.choice.grain, variants, held)
     plans = [loaded.editable.plan((unit,), layout=held) for unit in offered]
@@ -333,6 +338,7 @@ def open_search(request: SearchRequest) -> OpenedSearch:
         loaded=loaded,
         samples=rows,
         windows=windows,
+        documents=documents,
         variants=variants,
         offered=offered,
         fitter=fitter,

@@ -109,7 +109,8 @@ class Trials:
         healing, windows = opened.short_healing
         (half, _), (first, second) = opened.halves, self.engines
         if len(windows) < len(half.windows):
-            first = opened.make_engine(replace(half, windows=windows))
+            documents = None if half.documents is None else half.documents[::2]
+            first = opened.make_engine(replace(half, windows=windows, documents=documents))
         return healing, (first, second)
 
     def heal(self, selection: Selection) -> Twice:
