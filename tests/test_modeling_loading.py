@@ -1,7 +1,7 @@
 """Contract: compact checkpoints load, save and reload without loss, and never load wrongly.
 
-Under either name of the output embedding, on any device map, through the auto classes with this
-package imported or with remote code trusted; and with neither, loading is an error.
+Under either name of the output embedding, on any device map, through the auto classes with remote
+code trusted; without, loading is an error.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def test_the_tokenizer_is_the_one_of_the_parent_type(
 # --- in another process ---------------------------------------------------------------------
 
 
-def run(code: str, folder: Path, tmp_path: Path, *, importable: bool) -> Any:
+def run(code: str, folder: Path, tmp_path: Path) -> Any:
     """Runs `code` in a fresh interpreter and gives back the JSON that it prints last."""
     root = str(Path(surgery.__file__).parents[1])
     paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]
@@ -243,7 +243,7 @@ def run(code: str, folder: Path, tmp_path: Path, *, importable: bool) -> Any:
         cwd=tmp_path,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([*paths, root] if importable else paths),
+            "PYTHONPATH": os.pathsep.join(paths),  # without this package
             "HF_HUB_OFFLINE": "1",
             "HF_MODULES_CACHE": str(tmp_path / "modules"),
         },
@@ -255,27 +255,6 @@ def run(code: str, folder: Path, tmp_path: Path, *, importable: bool) -> Any:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
-
-AFTER_IMPORT = """
-import json, pickle, sys
-import surgery
-light = not {"torch", "transformers", "numpy"} & set(sys.modules)
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-types = ("attention_free_gpt_neox", "attention_free_gpt_neo")
-placeholders = [CONFIG_MAPPING[key] for key in types]
-lazy = not any(name == "surgery.modeling_attention_free" for name in sys.modules)
-folder = sys.argv[1]
-model = AutoModelForCausalLM.from_pretrained(folder)
-print(json.dumps({
-    "light": light,
-    "lazy": lazy,
-    "module": type(model).__module__,
-    "base": type(AutoModel.from_pretrained(folder)).__name__,
-    "config": type(AutoConfig.from_pretrained(folder)) is type(model.config),
-    "pickled": [pickle.loads(pickle.dumps(entry)).model_type for entry in placeholders],
-}))
-"""
 
 TRUSTED = """
 import json, sys
@@ -328,20 +307,6 @@ print(json.dumps(errors))
 
 @pytest.mark.slow
 @both_families
-def test_importing_the_package_is_enough(name: str, tmp_path: Path) -> None:
-    """It imports nothing heavy itself, and the classes come when a checkpoint is opened."""
-    folder = write_compact(name, KINDS, tmp_path / "model")
-    got = run(AFTER_IMPORT, folder, tmp_path, importable=True)
-    assert got["light"]
-    assert got["lazy"]
-    assert got["module"] == modeling.__name__
-    assert got["base"] == name_classes(record(name))["AutoModel"]
-    assert got["config"]
-    assert got["pickled"] == ["attention_free_gpt_neox", "attention_free_gpt_neo"]
-
-
-@pytest.mark.slow
-@both_families
 @pytest.mark.parametrize("earlier", [False, True])
 def test_trusting_the_code_beside_the_checkpoint_is_enough(
     name: str, earlier: bool, tmp_path: Path
@@ -355,7 +320,7 @@ def test_trusting_the_code_beside_the_checkpoint_is_enough(
         config = (folder / "config.json").read_text()
         (folder / "config.json").write_text(config.replace(MODELING_FILE.stem, stem))
         assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder)), logits(here))
-    got = run(TRUSTED, folder, tmp_path, importable=False)
+    got = run(TRUSTED, folder, tmp_path)
     assert (got["surgery"], got["module"]) == (False, "transformers_modules")
     assert got["missing"] == got["unexpected"] == []
     assert got["same"]
@@ -371,9 +336,7 @@ def test_trusting_the_code_beside_the_checkpoint_is_enough(
 def test_without_the_code_nothing_loads(name: str, tmp_path: Path) -> None:
     """Neither with the code present but not trusted, nor with every trace of it removed."""
     folder = write_compact(name, KINDS, tmp_path / "model")
-    untrusted, untrusted_lm, unknown, unknown_lm = run(
-        UNTRUSTED, folder, tmp_path, importable=False
-    )
+    untrusted, untrusted_lm, unknown, unknown_lm = run(UNTRUSTED, folder, tmp_path)
     for error in (untrusted, untrusted_lm):
         assert error.startswith("ValueError")
         assert "trust_remote_code=True" in error
