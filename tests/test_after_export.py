@@ -36,14 +36,14 @@ def test_json_is_printed_when_the_push_fails(source: Path, tmp_path: Path) -> No
         (failed, said) = run(f"{line} --json", line.replace(" out ", " other "), token=TOKEN)
     result = json.loads(failed.out)
     assert (failed.code, result["push"], result["blocks"]) == (1, None, [0])
-    note, unmeasured, healing, line = failed.err.splitlines()
+    *loading, unmeasured, healing, line = failed.err.splitlines()
     assert healing == (
         f"To heal it: attn-surgery heal out --source {source} --text TEXT --samples SAMPLES"
     )
-    assert note.startswith("layout compact")
-    assert "from_pretrained('out', trust_remote_code=True)" in note
-    assert "pretrained=out,trust_remote_code=True" in note
-    assert "--variant zero" in note
+    assert len(loading) == 3, "how it loads, in lm_eval, and what needs no flag"
+    assert "from_pretrained('out', trust_remote_code=True)" in loading[0]
+    assert "pretrained=out,trust_remote_code=True" in loading[1]
+    assert "--variant zero" in loading[2]
     assert unmeasured.startswith("Nothing measured yet. To see what it still recites")
     evaluate = f" attn-surgery evaluate out --baseline {source} --attack default"
     assert unmeasured.endswith(f"{evaluate} --samples SAMPLES --heldout TEXT")

@@ -370,7 +370,7 @@ def test_combinations(tmp_path: Path, case: str) -> None:
         assert done.code == 0, done.stderr
         if not other:
             assert done.json["layout"] == "compact"
-            assert done.stderr.startswith("layout compact: the stock layout cannot: ")
+            assert done.json["reason"].startswith("the stock layout cannot: ")
 
 
 def test_edited_blocks(tmp_path: Path) -> None:
@@ -668,8 +668,8 @@ def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     done = export_to(source, out, "--json")
     assert done.json["output"] == str(out)
     assert set(done.json) >= {"output", "family", "variant", "layout", "blocks", "rewritten"}
-    layout, unmeasured, later = done.stderr.splitlines()
-    assert layout.startswith("layout stock: ")
+    loading, unmeasured, later = done.stderr.splitlines()
+    assert loading == f"To load it: AutoModelForCausalLM.from_pretrained('{out}')"
     assert unmeasured.startswith("Nothing measured yet. ")
     assert f"heal {out} --source {source}" in later
     found = attn_surgery("inspect", out, "--json")

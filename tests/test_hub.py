@@ -535,8 +535,8 @@ def test_a_connection_cut_once_is_taken_up_again(
         assert "the connection to the Hub failed" in error(result)
         return
     assert result.code == 0, result.err
-    layout, unmeasured = result.err.splitlines()  # the client's own notes are not shown
-    assert layout.startswith("layout stock: ")
+    loading, unmeasured = result.err.splitlines()  # the client's own notes are not shown
+    assert loading.startswith("To load it: ")
     assert unmeasured.startswith("Nothing measured yet. ")
     sent = [one.sent for one in hub.requests if one.file == file and one.method == "GET"]
     size = (sources["both"] / file).stat().st_size

@@ -51,50 +51,57 @@ def command(request: ExportRequest, dry_run: bool, repo: str | None, as_json: bo
     from surgery.hub.finding import name_first
 
     opened = open_export(request, dry_run=dry_run)
-    plan, export = opened.prepared.plan, None if dry_run else opened.run()
-    if plan.layout == "compact":
-        note(
-            f"layout compact: {plan.reason}. Its code comes with it, so load it with "
-            f"from_pretrained({str(opened.target)!r}, trust_remote_code=True), and in lm_eval with "
-            f"--model_args pretrained={opened.target},trust_remote_code=True; what --variant zero "
-            "makes loads anywhere"
-        )
-    elif request.layout == "auto":
-        note(f"layout {plan.layout}: {plan.reason}")
-    if export is None:  # nothing is shared among processes here
+    if dry_run:
         _print_plan(opened, as_json)
         return
+    export = opened.run()
+    if not as_json:
+        _print_export(export)
+    _note_loading(export)
     note_unmeasured(export.output, opened.prepared.model)
     first = name_first(source := opened.prepared.model)
     if source.source.commit is None and not first.startswith("lab:"):  # no record holds a path
         words = ["attn-surgery", "heal", str(export.output), "--source", first]
         note(f"To heal it: {shlex.join(words)} --text TEXT --samples SAMPLES")
-    _finish(export, repo, as_json)
+    _push(export, repo, as_json)
 
 
-def _finish(export: Export, repo: str | None, as_json: bool) -> None:
-    """Prints an export, and pushes it."""
-    from surgery.selection import format_selection
+def _print_export(export: Export) -> None:
+    from surgery.selection import name_blocks
 
+    result, step = export.to_json(), export.manifest.step
+    blocks = name_blocks(step.parts, step.num_heads)
+    how = f"{result['variant']}, {result['layout']}"
+    echo(f"{export.output}: {blocks} attention-free ({how}), {decimal(result['bytes'])}")
+    for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
+        if fit["r2"] is not None:
+            shared = fit["r2_shared"] if export.plan.layout == "stock" else None
+            stored = "" if shared is None else f", {shared:.3f} with one map for each group"
+            echo(f"  block {block}: R² of the fit {fit['r2']:.3f}{stored}")
+
+
+def _note_loading(export: Export) -> None:
+    """Says how the result loads, a line for each way."""
+    name, folder = str(export.output), shlex.quote(str(export.output))
+    if export.plan.layout == "stock":
+        note(f"To load it: AutoModelForCausalLM.from_pretrained({name!r})")
+        return
+    note(f"To load it: AutoModelForCausalLM.from_pretrained({name!r}, trust_remote_code=True)")
+    note(f"In lm_eval: --model_args pretrained={folder},trust_remote_code=True")
+    note("For a model that loads without trust_remote_code: export it with --variant zero")
+
+
+def _push(export: Export, repo: str | None, as_json: bool) -> None:
+    """Pushes an export, if that is asked for. It is there whatever becomes of the push, so its JSON
+    is printed in any case."""
     result: dict[str, Any] = export.to_json()
-    if not as_json:
-        how = f"{result['variant']}, {result['layout']}"
-        size = decimal(result["bytes"])
-        step = export.manifest.step
-        spec = format_selection(step.parts, step.num_heads)
-        echo(f"{export.output}: {spec} attention-free ({how}), {size}")
-        for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
-            if fit["r2"] is not None:
-                shared = fit["r2_shared"] if export.plan.layout == "stock" else None
-                stored = "" if shared is None else f", {shared:.3f} with one map for each group"
-                echo(f"  block {block}: R² of the fit {fit['r2']:.3f}{stored}")
     try:
         if repo is not None:
             from surgery.publishing.upload import push
 
             result["push"] = None
             result["push"] = push(export.output, repo).to_json()
-    finally:  # the export is there, whatever becomes of the rest
+    finally:
         if as_json:
             print_json(result)
     if result.get("push") and not as_json:
@@ -108,7 +115,7 @@ def _print_plan(opened: OpenedExport, as_json: bool) -> None:
     if as_json:
         print_json({"dry_run": True, **plan})
         return
-    for key in ("family", "num_blocks", "dtype", "variant", "layout", "blocks"):
+    for key in ("family", "num_blocks", "dtype", "variant", "layout", "reason", "blocks"):
         echo(f"{key + ':':<12}{plan[key]}")
     for part in plan["parts"]:
         heads = ", ".join(map(str, part["heads"]))
