@@ -57,6 +57,7 @@ def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.M
         "search",
         "export",
         "evaluate",
+        "evaluate",
     ]
     (evaluated,) = json.loads((out / "searched" / "report.json").read_text())["edits"]
     assert evaluated["chose"]["passages"] == 14
@@ -76,7 +77,7 @@ def add_the_third_edit(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     after = snapshot(out)
     kept = [name for name in before if name.endswith(".safetensors")]
     assert [after[name] for name in kept] == [before[name] for name in kept]
-    erase, export = said[-3:-1]
+    erase, export = said[-5:-3]
     assert erase.startswith("attn-surgery erase lab:pythia --plan ")
     assert export.startswith(f"attn-surgery export {out / 'erased'} --plan ")
     erased, cut = json.loads((out / "erased-cut" / "surgery.json").read_text())["history"]
@@ -89,6 +90,8 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
     done = attn_surgery("demo")
     assert done.code == 0, done.stderr
     assert "partial" not in done.stderr, "a folder that is gone when the demo ends"
+    (heading,) = (line for line in done.stdout.splitlines() if "before" in line.split())
+    assert heading.split() == ["n", "before", "deep", "blocks", "searched"]
     shown = done.stdout.split("See for yourself")[1].split(" Done ")[0]
     assert shown.count("\nbefore, tokens right: 100.0%, loss 0.") == 2  # the records
     assert shown.count("\nbefore, greedy: ") == shown.count("\nsearched, greedy: ") == 3

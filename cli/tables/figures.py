@@ -117,6 +117,24 @@ def _print_lines(report: Report, lines: Sequence[Line], *, brief: bool = False) 
         print_table([heading for heading, _ in kept], rows, words=words)
 
 
+def print_side_by_side(report: Report, names: Sequence[str]) -> None:
+    """The main figures of the base and of every edit, a column each, without intervals."""
+    from surgery.card.measurements import list_tables, show
+
+    lines = [one for table, some in list_tables(report) if table.on is None for one in some]
+    rows = [
+        [
+            line.named.label,
+            "" if line.n is None else f"{line.n:,}",
+            *(one.value if one else "" for one in (show(report, line, row) for row in models)),
+        ]
+        for line in lines
+        if line.named.main
+        for models in [(line.base, *line.edits)]
+    ]
+    print_table(["", "n", *names], rows)
+
+
 def _print_given_away(report: Report, given_away: Mapping[str, Sequence[str]]) -> None:
     """Names the passages that come out, those first that most attacks recover."""
     ids = sorted(given_away, key=lambda name: -len(given_away[name]))

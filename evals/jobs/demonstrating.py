@@ -88,8 +88,10 @@ def run_demo(
         )
         _erase(taught, plan, records, overwrite)
         _cut(str(taught), exports[-1], overwrite, plan=plan, calibration=(MODEL,))
-    typed = _type("evaluate", *exports, baseline=MODEL, **texts, **MEASURED)
-    announce("Verify, attack, and evaluate them, on what the search did not use", [typed])
+    announce(
+        "Verify, attack, and evaluate them, on what the search did not use",
+        [_type("evaluate", made, baseline=MODEL, **texts, **MEASURED) for made in exports],
+    )
     materials = materials.with_search(found / "search.json")
     return evaluate_exports(find_model(MODEL), materials, exports)[1].report
 

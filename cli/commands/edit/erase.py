@@ -20,8 +20,8 @@ def command(request: EraseRequest, as_json: bool) -> None:
 
     On the passages, MODEL learns to predict what a teacher predicts: MODEL without attention in
     some blocks (a cut), MODEL with a short context, or another model that never saw the passages.
-    Two ways have no teacher, and make the passages less likely. On other text, and on the records
-    of --never, MODEL keeps its own predictions. All attention stays in place.
+    On other text, and on the records of --never, MODEL keeps its own predictions. All attention
+    stays in place.
 
     If a public base exists, it is the best teacher. Without --by and a cut, a short look at the
     passages chooses between a context of 8 tokens and a cut, and says why.

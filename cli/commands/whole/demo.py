@@ -13,7 +13,7 @@ TERMS = (
     "Recited, recovered: the share of the records that a model completes by itself, or that an "
     "attacker gets out of it. The reports say what each attack does.",
     "relearn: what comes back of the others after fine-tuning on a tenth of the records. "
-    "Here it runs once; evaluate runs it five times and gives the mean.",
+    "Here it runs once; evaluate runs it three times and gives the mean.",
     "Held-out loss: the model's loss on text that it was not trained on. Lower is better.",
     "lab_copy, acc: how often a model ends a line as it did above, by the right word of four.",
 )
@@ -53,7 +53,7 @@ def command(output: Path, erase: bool, overwrite: bool) -> None:
     """
     from cli.console import make_console
     from cli.tables.comparison import print_comparison
-    from cli.tables.figures import print_report
+    from cli.tables.figures import print_side_by_side
     from evals.jobs.demonstrating import PLACES, compare_texts, list_places, run_demo
 
     out = make_console()
@@ -65,7 +65,7 @@ def command(output: Path, erase: bool, overwrite: bool) -> None:
 
     places = list_places(erase)
     report = run_demo(output, erase=erase, overwrite=overwrite, announce=announce)
-    print_report(report)
+    print_side_by_side(report, ("before", *places))
     for line in TERMS:
         echo(line)
     out.rule("See for yourself")
