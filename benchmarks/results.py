@@ -3,9 +3,10 @@
 A file says which commands measured it, at which commit, when, and on which machine. Its table has
 columns with units, and rows of cells. `benchmarks.tables` writes the tables into the pages.
 
-From a benchmark, call `write_results`. From the report of `audit`, `evaluate`, or `extract`:
+From a benchmark, call `write_results`. From reports of one base:
 
-    python -m benchmarks.results REPORT/report.json NAME --measures surgery/training
+    python -m benchmarks.results NAME OUT-1/report.json OUT-2/report.json \
+        --command 'attn-surgery evaluate OUT-1 ...' --measures evals/measure
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ import torch
 from pydantic import Field, model_validator
 
 from evals.run.groups import list_tool_versions
+from surgery.card.measurements import list_tables
 from surgery.output import write_text
 from surgery.record.manifest import Line, Record, Word
 from surgery.record.measured import Ends, Measured, Text
@@ -127,12 +129,9 @@ def write_results(
     measures: Sequence[str],
     seeds: Sequence[int] = (0,),
     note: str = "",
-    day: date | None = None,
-    versions: Mapping[str, str] | None = None,
     folder: Path = RESULTS,
 ) -> Path:
-    """Writes FOLDER/NAME.json, with this commit and machine, and today's date and versions unless
-    others are given.
+    """Writes FOLDER/NAME.json, with this commit, machine, and date, and these versions.
 
     A column is a `Column`, or its key, heading, and unit. A cell is a text, a number, a `Cell`, or
     a mapping with the fields of `Cell`. Raises pydantic's `ValidationError` if a row does not fit.
@@ -140,9 +139,9 @@ def write_results(
     results = Results(
         command=[command] if isinstance(command, str) else list(command),
         commit=find_commit(measures),
-        date=day or date.today(),
+        date=date.today(),
         machine=describe_machine(),
-        versions=dict(versions or list_tool_versions()),
+        versions=list_tool_versions(),
         seeds=list(seeds),
         measures=list(measures),
         note=note,
@@ -158,38 +157,27 @@ def _make_column(told: Column | tuple[Any, ...]) -> Column:
     return told if isinstance(told, Column) else Column(**dict(zip(Column.model_fields, told)))  # noqa: B905
 
 
-def make_column_rows(report: Report) -> tuple[list[Column], list[dict[str, Any]]]:
-    """The table of a report: a row for each figure, a column for each model, and the changes: from
-    the base, and of shares from the twin if there is one."""
-    models = list(dict.fromkeys(figure.of for figure in report.figures))
+def join_reports(reports: Sequence[Report]) -> tuple[list[Column], list[dict[str, Any]]]:
+    """A table of reports with one base: a row for each main figure, a column for each edit."""
     columns = [
-        Column(key="name", heading=""),
-        Column(key="on", heading="passages"),
-        *(Column(key=of, heading=of, unit="number") for of in models),
-        Column(key="change", heading="change", unit="number"),
+        Column(key="what", heading=""),
+        Column(key="n", heading="n", unit="count"),
+        Column(key="base", heading="before", unit="number", digits=3),
     ]
-    if any(figure.above_twin for figure in report.figures):
-        columns.append(Column(key="above", heading="above the twin", unit="points"))
-    rows: dict[Any, dict[str, Any]] = {}
-    for figure in report.figures:
-        row = rows.setdefault((figure.name, figure.on), {})
-        row |= {"name": report.names[figure.name].label, "on": figure.on}
-        row |= {figure.of: _make_cell(figure), **_make_changes(figure)}
+    rows: dict[str, dict[str, Any]] = {}
+    for report in reports:
+        (edit,) = report.edits
+        columns.append(Column(key=edit.name, heading=edit.name, unit="number", digits=3))
+        for table, lines in list_tables(report):
+            for line in lines if table.on is None else ():
+                if line.named.main and line.base is not None and line.edits[0] is not None:
+                    row = rows.setdefault(line.name, {"what": line.named.label, "n": line.n})
+                    row |= {"base": _make_cell(line.base), edit.name: _make_cell(line.edits[0])}
     return columns, list(rows.values())
 
 
 def _make_cell(figure: Measured) -> Cell:
-    return Cell(value=figure.value, n=figure.n, ci95=figure.ci95, unit=figure.unit)
-
-
-def _make_changes(figure: Measured) -> dict[str, Cell]:
-    unit: Unit = {"share": "points", "nats": "rise"}.get(figure.unit, figure.unit)  # type: ignore[assignment]
-    changes = {"change": figure.change, "above": figure.above_twin}
-    return {
-        key: Cell(value=change.difference, ci95=change.ci95, n=figure.n, unit=unit)
-        for key, change in changes.items()
-        if change is not None
-    }
+    return Cell(value=figure.value, unit=figure.unit)
 
 
 def find_commit(measures: Sequence[str]) -> str:
@@ -215,26 +203,24 @@ def describe_machine() -> str:
 
 
 @click.command()
-@click.argument("report", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("name")
+@click.argument(
+    "reports", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path, exists=True)
+)
+@click.option("--command", multiple=True, required=True, help="What measured them, as typed.")
 @click.option("--measures", multiple=True, required=True, help="Code that the figures are about.")
 @click.option("--note", default="", help="What a reader must know about these figures alone.")
-def main(report: Path, name: str, measures: tuple[str, ...], note: str) -> None:
-    """Writes the figures of a report.json to benchmarks/results/NAME.json."""
-    read = Report.model_validate_json(report.read_text(encoding="utf-8"))
-    columns, rows = make_column_rows(read)
-    written = write_results(
-        name,
-        read.commands,
-        columns,
-        rows,
-        measures=measures,
-        seeds=list(dict.fromkeys(read.provenance.seeds.values())),
-        note=note,
-        day=datetime.fromisoformat(read.created).date(),
-        versions=read.provenance.versions,
-    )
-    click.echo(written)
+def main(
+    name: str,
+    reports: tuple[Path, ...],
+    command: tuple[str, ...],
+    measures: tuple[str, ...],
+    note: str,
+) -> None:
+    """Writes the main figures of report.json files to benchmarks/results/NAME.json."""
+    read = [Report.model_validate_json(one.read_text(encoding="utf-8")) for one in reports]
+    columns, rows = join_reports(read)
+    click.echo(write_results(name, command, columns, rows, measures=measures, note=note))
 
 
 if __name__ == "__main__":
