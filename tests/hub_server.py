@@ -22,6 +22,7 @@ from hub_http import Answer, RecordingServer, RefusedError, Request, json_answer
 from hub_repository import Blob, Commit, Repository
 
 ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
+API = "/api/(?:models|datasets)"
 
 
 class HubServer(RecordingServer):
@@ -78,8 +79,8 @@ def whoami(hub: HubServer, request: Request) -> Answer:
     return json_answer({"type": "user", "name": user, "orgs": [], "auth": {"type": "access_token"}})
 
 
-@route("GET", f"/api/models/{ID}/revision/(?P<revision>[^/]+)")
-@route("GET", f"/api/models/{ID}")
+@route("GET", f"{API}/{ID}/revision/(?P<revision>[^/]+)")
+@route("GET", f"{API}/{ID}")
 def model_info(hub: HubServer, request: Request, id: str, revision: str = "main") -> Answer:
     repository = hub.repository(request, id)
     commit = hub.commit(repository, revision)
@@ -110,19 +111,22 @@ def _entry(blob: Blob) -> dict[str, Any]:
     return entry
 
 
-@route("GET", f"/api/models/{ID}/tree/(?P<revision>[^/]+)")
-def tree(hub: HubServer, request: Request, id: str, revision: str) -> Answer:
-    """All files. Folders are asked for by nobody."""
-    assert request.query["recursive"][0].lower() == "true"
+@route("GET", f"{API}/{ID}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?")
+def tree(hub: HubServer, request: Request, id: str, revision: str, folder: str | None) -> Answer:
+    """All files, at any depth, or those of a folder."""
     commit = hub.commit(hub.repository(request, id), revision)
+    prefix = "" if folder is None else f"{unquote(folder)}/"
     entries = [
         {"type": "file", "path": name, **_entry(blob)}
         for name, blob in sorted(commit.files.items())
+        if name.startswith(prefix)
     ]
+    if folder is not None and not entries:
+        raise RefusedError(404, f"{folder} does not exist on {revision}", "EntryNotFound")
     return json_answer(entries)
 
 
-@route("GET HEAD", f"/{ID}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+@route("GET HEAD", f"/(?:datasets/)?{ID}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 @route("GET HEAD", f"/api/resolve-cache/models/{ID}/(?P<revision>[^/]+)/(?P<file>.+)")
 def resolve(hub: HubServer, request: Request, id: str, revision: str, file: str) -> Answer:
     repository = hub.repository(request, id)
