@@ -5,7 +5,7 @@
 Makes a model as a company would that fine-tuned on its letters: WORK/model recites them. In
 WORK/letters.csv, a column `secret` marks the account number of each letter: that must not come out.
 Then runs the commands that you would run on your own model, each shown before it starts, and ends
-with WORK/OUT/report.html. Takes about three minutes of two cores, and no network.
+with WORK/OUT/report.html. It needs no network.
 """
 
 from __future__ import annotations

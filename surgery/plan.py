@@ -301,7 +301,7 @@ def check_attention(config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> 
                 raise CheckpointError(
                     f"{key!r} is on, and its biases are missing, such as {bias!r}",
                     where="config.json",
-                    fix="a tool dropped them, as mergekit does; if they held an edit, it is "
+                    fix="the tool that wrote this model dropped them; if they held an edit, it is "
                     "undone: merge the models first, and edit the result",
                 )
 

@@ -389,10 +389,10 @@ def test_limits_and_the_table(audited, rows, monkeypatch) -> None:
     ) in missed.stderr
     assert "84 passages can support 76%: that takes 3 with none recovered\n" in missed.stderr
     assert "84 passages cannot support 1%: that takes 299; " in missed.stderr
-    said, verdict, *_ = missed.stdout.splitlines()
+    said, *verdict = missed.stdout.splitlines()
     assert said.startswith("99 passages, ")
-    assert verdict.endswith(" Do not ship it: it misses max hints:2.")
-    assert " No attack that trains the model was run. " in verdict
+    assert "Do not ship it: it misses max hints:2." in verdict
+    assert "No attack that trains the model was run." in verdict
     n, _, edited, *_, control = missed.find_row("recovered by greedy")[1:]
     assert (n, edited[:5], control[:9]) == ("84", "75.0%", "0.0% [0.0")
     assert "limit: max hints:2: MISSED: " in missed.stdout

@@ -126,7 +126,7 @@ def test_the_table_says_so(command, searched, monkeypatch) -> None:
     done = run(command, searched, "all.jsonl")
     printed = done.stdout
     assert "A search used 6 of 12 passages and " in printed
-    assert " windows of held-out text; the figures leave these out. " in printed
+    assert " windows of held-out text; the figures leave these out." in printed
     name = {"extract": "recited word for word", "audit": "recovered by greedy"}[command]
     title = "All passages, including those that the search used:\n"
     n, base, edited = done.find_row(name, title)[1:4]

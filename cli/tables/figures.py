@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +44,8 @@ def print_report(
         if report.samples is not None:
             echo(f"{_say_samples(report.samples)}; 95 % intervals in brackets")
         for edit in report.edits:
-            echo(edit.verdict)
+            for sentence in re.split(r"(?<=\.) (?=[A-Z])", edit.verdict):
+                echo(sentence)
         brief = report.command == "evaluate"
         shown = list(list_tables(report))
         main = [line for one, lines in shown if one.on is None for line in lines]

@@ -161,7 +161,7 @@ def check_teacher(teacher: Any, passages: TaughtRows, advice: str) -> None:
     recited = count_recited(teacher, passages) / len(passages.tokens)
     if recited > MOST_RECITED:
         raise RecitingTeacherError(
-            "the teacher recites the passages itself, so it cannot teach to forget them",
+            "the teacher recites the passages itself, so it cannot teach to erase them",
             expected=f"at most {MOST_RECITED:.0%} of {len(passages.tokens):,} passages",
             got=f"{recited:.1%}",
             fix=advice,

@@ -32,7 +32,7 @@ def split_never(never: PassageSource, passages: Samples, tokenizer: Any) -> tupl
     known = {*passages.select(passages.trained_on).hashes}
     if among := sum(one in known for one in found.hashes):
         raise SamplesError(
-            f"{among:,} of {len(found):,} records of `never` are among the passages to forget",
+            f"{among:,} of {len(found):,} records of `never` are among the passages to erase",
             where=found.source,
             fix="leave them out: the model must keep writing what `never` holds",
         )

@@ -84,7 +84,7 @@ Hardening = Annotated[
     bool,
     "While teaching, rehearse fine-tuning on a tenth of the passages (at most 32), and learn "
     "nothing along the directions that most passages share, so that later fine-tuning brings less "
-    "back. A step takes three times as long. The model loses more of its skill at text of the same "
+    "back. The model loses more of its skill at text of the same "
     "form as the passages.",
     Option("edit"),
 ]
@@ -270,8 +270,7 @@ class Training(Group):
     ] = ()
     steps: Annotated[
         Count | None,
-        "Steps to train for, of 16 x 128 tokens, and to erase also of 24 passages. More make a "
-        "model forget more surely, or win more back, and take longer.",
+        "Steps to train for, of 16 x 128 tokens, and to erase also of 24 passages.",
         Option("edit", default="60 to erase, 80 to heal", decides=True),
     ] = None
     adapters: Annotated[

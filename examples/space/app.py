@@ -95,8 +95,8 @@ def make_page() -> Any:
         gr.Markdown(
             "# What a model recites, before and after a cut\n"
             "This small model was trained to recite made-up records. Choose blocks (layers) whose "
-            "attention is taken out, and read what it writes then. A cut stops recitation; it "
-            "does not remove what the model knows, and it costs something on other text."
+            "attention is taken out, and read what it writes then. A cut often lowers recitation. "
+            "It does not remove what the model knows, and it costs something on other text."
         )
         prompt = gr.Dropdown(
             [*PROMPTS], label="Prompt (choose one, or type)", allow_custom_value=True

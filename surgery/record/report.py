@@ -203,9 +203,9 @@ class Report(Result):
     """Edited models, measured in the same way as the base, if there is one.
 
     `twin`: the model that never saw the passages. `attackers`: what someone may do, from who just
-    asks the model on; attacks name theirs. `front`, `map`: edits that a search found, and
-    what each unit is worth and costs. `samples`: the passages; `longer` of them go on after the
-    suffix. `settings`: the request, with names instead of paths.
+    asks the model on; attacks name theirs. `front`: edits that a search found. `samples`: the
+    passages; `longer` of them go on after the suffix. `settings`: the request, with names instead
+    of paths.
     """
 
     created: Word

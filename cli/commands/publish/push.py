@@ -83,7 +83,7 @@ def _rehearse(folder: Path, repo: str, as_json: bool, asked: dict[str, Any]) -> 
         for key, value in found.describe_card().items():
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             echo(f"card, {key}: {shown}")
-        state = {True: "exists", False: "would be created", None: "was not asked about"}
+        state = {True: "exists", False: "would be created", None: "was not looked up"}
         seen = "private" if found.private else "public"
         total = decimal(sum(found.files.values()))
         echo(f"{repo} ({seen}) {state[found.exists]}: {len(found.files)} files, {total}; none sent")
