@@ -24,7 +24,7 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
 from evals.jobs.asking import MeasureRequest
-from evals.measure.attacks.attack import UNTRAINED, Setting, Target, count_held, split
+from evals.measure.attacks.attack import UNTRAINED, Setting, Target, count_held, draw_held, split
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.measure.attacks.perturbed import change_prefixes
 from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_levels
@@ -430,7 +430,7 @@ def test_relearning_counts_the_rate_that_brings_most_back(rates, monkeypatch) ->
     monkeypatch.setattr("evals.measure.attacks.attack.make_recovery", lambda name: greedy)
     attack = make_attack("relearn")
     for share, more in ((SHARE, {}), (SHARE // 2, {"of": 2 * len(samples)})):
-        held, others = split(samples.tokens, share)
+        held, others = split(samples, share)
         told = {}
         for rate in rates:
             tuned = fine_tune(target.model, samples.tokens[held], learning_rate=rate)
@@ -465,7 +465,7 @@ def test_each_draw_learns_its_own_tenth_and_counts_the_others(monkeypatch) -> No
     assert draws == learned[1::2]
     assert len(draws) == 3
     for draw, (rows, tried) in enumerate(zip(draws, outcome.tried, strict=True)):
-        held, _ = split(samples.tokens, SHARE, draw)
+        held, _ = split(samples, SHARE, draw)
         assert rows == sorted(samples.tokens[held].tolist())
         assert not {*map(tuple, rows)} & {*map(tuple, samples.tokens[tried].tolist())}
 
@@ -526,8 +526,7 @@ def test_small_gradients_of_float16_do_not_vanish(target, monkeypatch) -> None:
 def test_draws_that_differ_later_all_run(target) -> None:
     """Of few passages the attacker holds one, by chance the same one in the first two draws."""
     held = {
-        number: [split(target.samples.tokens[:number], SHARE, draw)[0] for draw in range(5)]
-        for number in range(2, 15)
+        number: [draw_held(number, SHARE, draw) for draw in range(5)] for number in range(2, 15)
     }
     number = next(
         number

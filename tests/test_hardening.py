@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tiny_tokenizer import tiny_model
 from torch.nn import functional
 
-from evals.measure.attacks.attack import split
+from evals.measure.attacks.attack import draw_held
 from evals.measure.attacks.relearn import SHARE
 from surgery.fitting.calibration import Calibration
 from surgery.training import distillation, training
@@ -54,8 +54,7 @@ def test_a_tenth_is_learned_and_others_are_to_be_forgotten(passages, per_step, s
 @given(st.integers(40, 500), st.integers(0, 9))
 def test_neither_a_rehearsal_nor_an_attack_learns_all_of_the_other(passages, seed) -> None:
     """An attack with the same seed would test the defense on the very passages that taught it."""
-    rows = np.arange(passages * 20, dtype=np.int32).reshape(passages, 20)
-    held = np.flatnonzero(split(rows, SHARE, seed)[0])
+    held = np.flatnonzero(draw_held(passages, SHARE, seed))
     for one in draw_rehearsals(passages, 8, 3, seed):
         assert not {*one.learned} <= {*held}
         assert not {*held} <= {*one.learned}

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.data import NOTHING, Samples, describe_samples, hash_row, load_samples, measure_lengths
-from evals.data.repeats import find_overlaps, group_overlaps
+from evals.data.repeats import OVERLAPS, find_overlaps, find_repeats, group_overlaps, group_repeats
 from surgery.errors import SamplesError
 
 WORDS = st.text("the quick brown fox 0123456789 ñ漢🦊.\n", min_size=1, max_size=60)
@@ -249,3 +249,40 @@ def test_overlaps_are_those_of_the_rows_by_themselves(rows) -> None:
         return
     expected = [overlap(row, rows[0]) for row in rows[1:]]
     assert find_overlaps(tokens[1:], tokens[:1]).tolist() == expected
+
+
+def form_letters(*secrets: str, tail: str = "") -> list[dict[str, str]]:
+    head = "Thank you for your message. We have looked into it and can say that all is well. "
+    return [
+        {"text": f"{head}Your account number is {one}. {tail}", "secret": one} for one in secrets
+    ]
+
+
+def test_letters_of_one_form_tell_nothing_of_each_others_secrets(tmp_path: Path) -> None:
+    """All but the secret is alike, which is far more than half."""
+    found = load(tmp_path, form_letters(*(f"DE{at:04d}" for at in range(60))), prefix_length=None)
+    assert len(set(group_overlaps(found.tokens).tolist())) == 1
+    assert len(set(group_repeats(found).tolist())) == 60
+    assert not [note for note in found.notes if note.reason == OVERLAPS]
+    held = found.select(slice(0, 6))
+    assert np.flatnonzero(find_repeats(found, held)).tolist() == [*range(6)]
+
+
+def test_equal_secrets_are_one_wherever_they_stand(tmp_path: Path) -> None:
+    other = {"text": "Please write DE0001 on the bill.", "secret": "DE0001"}
+    found = load(tmp_path, [*form_letters("DE0001", "DE0002"), other])
+    assert group_repeats(found).tolist() == [0, 1, 0]
+    assert find_repeats(found, found.select([2])).tolist() == [True, False, True]
+
+
+def test_a_letter_that_quotes_the_secret_of_another_tells_of_it(tmp_path: Path) -> None:
+    """Who trains on the second letter trains on the secret of the first, which stands in it before
+    its own."""
+    first, second = form_letters("DE0001", "DE0002")
+    second["text"] = f"{first['text']} {second['text']}"
+    (apart,) = form_letters("DE0003")
+    found = load(tmp_path, [first, second, apart], prefix_length=None)
+    assert group_repeats(found).tolist() == [0, 0, 1]
+    assert find_repeats(found, found.select([1])).tolist() == [True, True, False]
+    text = tiny_tokenizer()(first["text"], return_tensors="np")["input_ids"].astype(np.int32)
+    assert find_repeats(found, text).tolist() == [True, False, False]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from evals.data.repeats import group_overlaps
+from evals.data.repeats import group_repeats
 from evals.data.samples import Samples, Tokens, hash_row
 from evals.data.windows import MOST_REPEATED
 from surgery.errors import SamplesError
@@ -173,7 +173,7 @@ def halve_tested(left: HeldBack, samples: Samples, seed: int) -> tuple[HeldBack,
             "too few passages to choose among results on some and to judge the best on the others",
             where=samples.source,
             expected="at least 2 that do not overlap, beside those that the search chose on",
-            got=_count(samples.tokens[rows]),
+            got=_count(samples.select(rows)),
             fix="give more passages, or neither `erase` nor `heal`",
         )
     chosen, judged = left.passages.copy(), left.passages.copy()
@@ -317,7 +317,7 @@ def split_halves(
             raise SamplesError(
                 f"a share of {share:g} leaves no passage to {what}",
                 where=samples.source,
-                got=_count(samples.tokens[samples.trained_on]),
+                got=_count(samples.select(samples.trained_on)),
                 fix="give another `choose`, or more passages that do not overlap",
             )
     first, second = (
@@ -335,7 +335,7 @@ def deal_passages(samples: Samples, seed: int, share: float = 0.5) -> tuple[Rows
     """
     rows = np.flatnonzero(samples.trained_on)
     counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
-    return _deal(rows, counts[rows], group_overlaps(samples.tokens[rows]), seed, share)
+    return _deal(rows, counts[rows], group_repeats(samples.select(rows)), seed, share)
 
 
 def deal_unlisted(samples: Samples, share: float) -> Flags:
@@ -348,7 +348,7 @@ def deal_unlisted(samples: Samples, share: float) -> Flags:
     order = {row: hash_row(samples.tokens[row]) for row in rows}
     counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
     rows = np.array(sorted(rows, key=lambda row: (counts[row], order[row])), dtype=np.int64)
-    groups = group_overlaps(samples.tokens[rows])
+    groups = group_repeats(samples.select(rows))
     unlisted = np.zeros(len(samples), dtype=np.bool_)
     unlisted[rows[_pick(groups, np.floor(share * np.arange(len(rows) + 1)))]] = True
     if not 0 < unlisted.sum() < len(rows):
@@ -356,7 +356,7 @@ def deal_unlisted(samples: Samples, share: float) -> Flags:
             f"too few passages to leave out {share:.0%} of them",
             where=samples.source,
             expected="at least one to list, and one to leave out",
-            got=f"{int(unlisted.sum()):,} of {_count(samples.tokens[rows])} to leave out",
+            got=f"{int(unlisted.sum()):,} of {_count(samples.select(rows))} to leave out",
             fix="give another `leave_out`, or more passages that do not overlap",
         )
     return unlisted
@@ -394,9 +394,9 @@ def _pick(groups: Rows, due: npt.NDArray[np.float64]) -> Flags:
     return picked[groups]
 
 
-def _count(passages: Tokens) -> str:
+def _count(passages: Samples) -> str:
     """How many passages there are, and groups of them that overlap, which are kept together."""
-    number, groups = len(passages), len(np.unique(group_overlaps(passages)))
+    number, groups = len(passages), len(np.unique(group_repeats(passages)))
     more = "" if groups == number else f", which overlap, so that they count as {groups:,}"
     return f"{number:,} passages{more}"
 

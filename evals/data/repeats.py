@@ -5,7 +5,7 @@ A passage tested 200 times is no more evidence than one test, so it must not cou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,8 @@ LEAST = 16
 """The fewest tokens of an overlap."""
 MOST_OPENING = 2
 """Special tokens that a tokenizer puts before every text: <bos>, or [gMASK]<sop>."""
+AROUND = 8
+"""Tokens before a secret by which its place is known in other text."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _SEED = 0
 
@@ -44,7 +46,7 @@ def merge_equal_rows(samples: Samples) -> Samples:
         after=None if samples.after is None else _keep_longest(samples.after, first, kept),
     )
     merged = [RowNote(samples.ids[row], MERGED, kept=False) for row in np.flatnonzero(~kept)]
-    groups = group_overlaps(found.tokens)
+    groups = group_repeats(found)
     overlaps = np.flatnonzero(np.bincount(groups)[groups] > 1)
     overlap = [RowNote(found.ids[row], OVERLAPS, kept=True) for row in overlaps]
     return replace(found, notes=(*samples.notes, *merged, *overlap))
@@ -64,6 +66,62 @@ def _join(how: np.ufunc, column: npt.NDArray[Any], first: npt.NDArray[np.int64])
     joined = np.zeros_like(column)
     how.at(joined, first, column)
     return joined
+
+
+def find_repeats(samples: Samples, others: Samples | Tokens) -> Flags:
+    """Finds passages of which `others` tell, which are passages or text, int32 [M, T]: bool [N].
+
+    Those that overlap one, as in `find_overlaps`. But of marked secrets, those that are a secret
+    of `others`, too, or stand in them with the `AROUND` tokens before: all else of two letters may
+    be alike, and they tell nothing of each other's secrets.
+    """
+    rows = others.tokens if isinstance(others, Samples) else others
+    if not samples.secrets:
+        return find_overlaps(samples.tokens, rows)
+    found = np.zeros(len(samples), dtype=np.bool_)
+    if isinstance(others, Samples):
+        known = {tuple(secret) for secret in others.suffix_rows}
+        found |= [tuple(secret) in known for secret in samples.suffix_rows]
+    for mine, runs, others_runs, _ in _list_runs(samples, rows):
+        found[mine] |= np.isin(runs, others_runs)
+    return found
+
+
+def group_repeats(samples: Samples) -> npt.NDArray[np.int64]:
+    """Numbers the groups of passages that tell of each other, as in `find_repeats`, or do so in a
+    chain: int64 [N]. A passage that tells of no other is a group of its own."""
+    if not samples.secrets:
+        return group_overlaps(samples.tokens)
+    _, alike = np.unique(samples.suffixes, axis=0, return_inverse=True)
+    links = [_link(alike.ravel(), alike.ravel())]
+    for mine, runs, others_runs, rows in _list_runs(samples, samples.tokens):
+        known, firsts = np.unique(runs, return_index=True)
+        at = np.minimum(np.searchsorted(known, others_runs), len(known) - 1)
+        same = known[at] == others_runs
+        links.append(np.stack([rows[same], mine[firsts[at[same]]]]))
+    return _number_groups(links, len(samples))
+
+
+def _list_runs(samples: Samples, rows: Tokens) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """For each length of a secret with what stands before it: the passages that have it, their
+    hashes, and those of all runs of so many tokens in `rows`, each with the number of its row."""
+    ends = measure_lengths(samples.suffixes)
+    sizes = ends + np.minimum(measure_lengths(samples.prefixes), AROUND)
+    last, rows = samples.prefix_length + ends, close_up(rows)
+    for size in np.unique(sizes).tolist():
+        mine = np.flatnonzero(sizes == size)
+        if size <= rows.shape[1]:
+            own = np.stack([samples.tokens[row, last[row] - size : last[row]] for row in mine])
+            runs = hash_runs(rows, size)
+            numbers = np.repeat(np.arange(len(rows)), runs.shape[1])
+            yield mine, hash_runs(own, size)[:, 0], runs.ravel(), numbers
+
+
+def hash_runs(tokens: Tokens, size: int) -> npt.NDArray[np.uint64]:
+    """Hashes every `size` tokens in a row: [N, T] → [N, T - size + 1]."""
+    powers = np.cumprod(np.full(size, _BASE), dtype=np.uint64)
+    runs = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64), size, axis=1)
+    return np.asarray(runs @ powers)
 
 
 def find_overlaps(tokens: Tokens, others: Tokens) -> Flags:
@@ -88,21 +146,26 @@ def group_overlaps(tokens: Tokens) -> npt.NDArray[np.int64]:
     """Numbers the groups of rows that overlap each other, as in `find_overlaps`, or do so in a
     chain. int32 [N, T] -> int64 [N]. A row that overlaps no other is a group of its own.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     links, tokens = [np.empty((2, 0), dtype=np.int64)], close_up(tokens)
     for opening in _find_openings(tokens):
         for dropped, (begins, ends) in enumerate(_hash_parts(tokens[:, opening:])):
             links += [_link(begins, ends), _link(ends, begins)]
             if 2 * dropped <= tokens.shape[1] - opening:
                 links += [_link(begins, begins), _link(ends, ends)]
+    return _number_groups(links, len(tokens))
+
+
+def _number_groups(links: Sequence[npt.NDArray[np.int64]], n: int) -> npt.NDArray[np.int64]:
+    """Numbers the groups of n rows that are linked, two by two, in arrays [2, L]: [n]."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     one, other = np.concatenate(links, axis=1)
-    graph = coo_array((np.ones(len(one), dtype=np.bool_), (one, other)), shape=(len(tokens),) * 2)
+    graph = coo_array((np.ones(len(one), dtype=np.bool_), (one, other)), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
-def _link(values: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+def _link(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Rows whose value is one of `others`, and the first row that has it there: [2, L]."""
     found, firsts = np.unique(others, return_index=True)
     at = np.minimum(np.searchsorted(found, values), len(found) - 1)

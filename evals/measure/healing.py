@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evals.data.inputs import find_text, tokenize_passages
-from evals.data.repeats import count_opening
+from evals.data.repeats import count_opening, hash_runs
 from evals.data.samples import measure_lengths
 from surgery.errors import SamplesError
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 SHARED = 16
 """Tokens in a row that a passage and the text may not share; fewer for a shorter passage."""
-_BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def find_healing_text(named: Sequence[str]) -> Text:
@@ -88,8 +86,8 @@ def check_apart(samples: Samples, text: Calibration) -> None:
     size = min(SHARED, shortest - 1)  # the first token may open every text
     own = text.windows[:, count_opening(text.windows) :]
     edges = np.concatenate([own[:-1, 1 - size :], own[1:, : size - 1]], axis=1)
-    runs = [_hash_runs(some, size).ravel() for some in (text.windows, edges)]
-    within = np.isin(_hash_runs(passages.tokens, size), np.concatenate(runs)).any(axis=1)
+    runs = [hash_runs(some, size).ravel() for some in (text.windows, edges)]
+    within = np.isin(hash_runs(passages.tokens, size), np.concatenate(runs)).any(axis=1)
     if within.any():
         raise SamplesError(
             f"{within.sum():,} of {len(passages):,} passages share {size} tokens in a row with the "
@@ -107,23 +105,16 @@ def warn_of_shared(windows: Tokens, texts: Iterable[Calibration | None]) -> list
     do not.
     """
     size, found = min(SHARED, windows.shape[1]), np.zeros(len(windows), dtype=np.bool_)
-    runs = _hash_runs(windows, size)
+    runs = hash_runs(windows, size)
     for text in texts:
         if text is not None and text.windows.shape[1] >= size:
-            found |= 2 * np.isin(runs, _hash_runs(text.windows, size)).sum(axis=1) >= runs.shape[1]
+            found |= 2 * np.isin(runs, hash_runs(text.windows, size)).sum(axis=1) >= runs.shape[1]
     if not found.any():
         return []
     return [
         f"{found.sum():,} of {len(windows):,} windows of held-out text stand in the text to fit or "
         "train on, so the edit seems to cost less than it does"
     ]
-
-
-def _hash_runs(tokens: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.uint64]:
-    """Hashes every `size` tokens in a row: [N, T] → [N, T - size + 1]."""
-    powers = np.cumprod(np.full(size, _BASE), dtype=np.uint64)
-    runs = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64), size, axis=1)
-    return np.asarray(runs @ powers)
 
 
 def heal_model(

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from evals.data import Samples, Tokens, measure_lengths
-from evals.data.repeats import find_overlaps
+from evals.data.repeats import find_repeats
 from evals.measure.memorization.measures import Flags, Pass, Scores
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.keep import ASIDE
@@ -101,7 +101,7 @@ class Target:
 
     def hold(self, share: int, draw: int = 0) -> tuple[Flags, Flags]:
         """Passages for the attacker, one in `share` of all; and those that overlap none of them."""
-        return split(self.samples.tokens, share, draw, self.of)
+        return split(self.samples, share, draw, self.of)
 
     def check_in_memory(self, name: str) -> None:
         """Raises `MeasurementError` if an attack on the weights would miss some of them."""
@@ -365,13 +365,19 @@ def count_held(passages: int, share: int, of: int | None = None) -> int:
 
 
 def split(
-    passages: Tokens, share: int, draw: int = 0, of: int | None = None
+    passages: Samples, share: int, draw: int = 0, of: int | None = None
 ) -> tuple[Flags, Flags]:
-    """Passages for the attacker, at random; and those that overlap none of them. Two bool [N].
+    """Passages for the attacker, at random; and those of which these tell nothing. Two bool [N].
 
     `share`, `of`: as for `count_held`.
     """
-    order = np.random.default_rng(draw).permutation(len(passages))
-    held = np.zeros(len(passages), dtype=np.bool_)
-    held[order[: count_held(len(passages), share, of)]] = True
-    return held, ~find_overlaps(passages, passages[held])
+    held = draw_held(len(passages), share, draw, of)
+    return held, ~find_repeats(passages, passages.select(held))
+
+
+def draw_held(number: int, share: int, draw: int = 0, of: int | None = None) -> Flags:
+    """Which of so many rows an attacker holds, at random: bool [N]."""
+    order = np.random.default_rng(draw).permutation(number)
+    held = np.zeros(number, dtype=np.bool_)
+    held[order[: count_held(number, share, of)]] = True
+    return held

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from evals.data import Tokens
-from evals.data.repeats import find_overlaps
+from evals.data.repeats import find_repeats
 from evals.measure.attacks.attack import (
     KEPT,
     UNTRAINED,
@@ -30,7 +30,7 @@ from evals.measure.attacks.attack import (
     Setting,
     Target,
     Trainings,
-    split,
+    draw_held,
 )
 from evals.measure.attacks.draws import SETTING, follow, repeat
 from evals.measure.attacks.relearn import make_curve
@@ -101,13 +101,13 @@ class Lessons:
         many = numbers[size:]
         apart = np.zeros_like(held)
         apart[numbers[:size]] = True
-        text = target.unrelated[split(target.unrelated, 2)[0]]  # the rest may be the control
+        text = target.unrelated[draw_held(len(target.unrelated), 2)]  # the rest may be the control
         return Lessons(
             tokens[many[: max(1, size)]],
             tokens[many],
             text,
-            apart & ~find_overlaps(tokens, tokens[many]),
-            tried & ~find_overlaps(tokens, text),
+            apart & ~find_repeats(target.samples, target.samples.select(many)),
+            tried & ~find_repeats(target.samples, text),
         )
 
     def choose(self, kind: Kind) -> Tokens:

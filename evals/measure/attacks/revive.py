@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from evals.data import Tokens
-from evals.data.repeats import find_overlaps
+from evals.data.repeats import find_repeats
 from evals.measure.attacks.attack import (
     TEXT,
     UNTRAINED,
@@ -35,7 +35,7 @@ from evals.measure.attacks.attack import (
     AttackOutcome,
     Target,
     Training,
-    split,
+    draw_held,
 )
 from evals.measure.attacks.draws import SETTING, follow, repeat
 from evals.measure.attacks.tuning import ROWS, take_copy, train
@@ -100,8 +100,8 @@ def choose_rows(target: Target, draw: int = 0) -> tuple[Tokens, Flags]:
     """What to train on, int32 [M, T]; and which passages count afterward, bool [N]."""
     tokens = target.samples.tokens
     held, others = target.hold(SHARE, draw)
-    text = target.unrelated[split(target.unrelated, 2)[0]]  # the rest may be the control
-    known, tried = tokens[held], others & ~find_overlaps(tokens, text)
+    text = target.unrelated[draw_held(len(target.unrelated), 2)]  # the rest may be the control
+    known, tried = tokens[held], others & ~find_repeats(target.samples, text)
     shape = STEPS[-1], ROWS // 2, tokens.shape[1]
     mixed = [np.resize(some, shape) for some in (known, text)]  # again and again, if there are few
     return np.concatenate(mixed, axis=1).reshape(-1, tokens.shape[1]), tried

@@ -75,7 +75,7 @@ class AttackPlan:
             return "blocks that were cut, and the model's files name none"
         if lack := next((words for words, has in attack.needs if not has(self)), None):
             return lack
-        if attack.share and not split(self.passages.tokens, attack.share)[1].any():
+        if attack.share and not split(self.passages, attack.share)[1].any():
             return "passages that do not overlap those that the attacker holds"
         return None
 
