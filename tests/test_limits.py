@@ -6,8 +6,10 @@ else not decided: then it says what would decide it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from example_report import (
     attacked,
@@ -22,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import betainc
 
+from evals.data import load_samples
 from evals.jobs.asking import MeasureRequest
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, list_untried
@@ -37,10 +40,10 @@ from evals.table.limits import (
     say_percent,
     settle,
 )
-from evals.table.measured import measure_value
+from evals.table.measured import measure_share, measure_value
 from surgery.card.measurements import name_limit
 from surgery.errors import UnknownNameError
-from surgery.record.measured import EDITED, Limit, Measured
+from surgery.record.measured import BASE, EDITED, Limit, Measured
 from surgery.record.report import EditRecord
 
 LISTED = "It keeps every limit on the 12 passages that were listed; passages that were not listed"
@@ -470,3 +473,28 @@ def test_a_verdict_says_of_which_passages_the_limits_are() -> None:
     report = bare(tasks=others, asked=asked)
     assert [name_limit(limit) for limit in report.limits] == ["max any", "max any, taught"]
     assert report.edits[0].line.startswith("It keeps every limit. ")
+
+
+def test_rows_that_overlap_count_once_for_a_limit(tmp_path: Path) -> None:
+    """300 windows of five documents are five tests, whatever is cut from them."""
+    documents = np.random.default_rng(0).integers(1, 999, (5, 64 + 16 * 59)).astype(np.int32)
+    windows = [row[at : at + 64] for row in documents for at in range(0, 16 * 60, 16)]
+    np.save(tmp_path / "windows.npy", np.stack(windows))
+    samples = load_samples(str(tmp_path / "windows.npy"))
+    none = np.zeros(len(samples), dtype=np.bool_)
+    figures = [
+        measure_share("recited", flags, of=of, groups=samples.groups)
+        for flags, of in ((~none, BASE), (none, EDITED))
+    ]
+    assert [figure.n for figure in figures] == [300, 300]
+    (strict,), (loose,) = (decide(figures, ask({}, most), EDITED) for most in (0.01, 0.5))
+    assert (strict.state, loose.state) == ("undecided", "kept")
+    assert strict.bound == bound_share(0, 5)
+    assert "300 that overlap and so count as 5" in strict.description
+    assert strict.needed == 299
+    one = none.copy()
+    one[:60] = True  # all windows of a document
+    figure = measure_share("recited", one, groups=samples.groups)
+    assert figure.details["bound"] == bound_share(1, 5)
+    draws = measure_share("recited", np.stack([one, none, one]), groups=samples.groups)
+    assert float(draws.details["bound"]) >= bound_share(2 / 3, 5)

@@ -401,7 +401,11 @@ def test_an_attack_of_several_settings_counts_its_strongest(
     found = {UNTRAINED: np.zeros(4, dtype=bool), weak: flags[0], strong: flags[1]}
     outcome = AttackOutcome.of_variants(found, np.ones(4, dtype=bool))
     opened: Any = SimpleNamespace(
-        slow=("relearn-strongest",), others={}, drop_limits={}, healing=None
+        slow=("relearn-strongest",),
+        others={},
+        drop_limits={},
+        healing=None,
+        halves=2 * (SimpleNamespace(samples=SimpleNamespace(groups=None)),),
     )
     monkeypatch.setattr(Trials, "_run", lambda *given: outcome)
     trials = Trials(opened, ("here", "there"))  # type: ignore[arg-type]

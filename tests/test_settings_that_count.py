@@ -115,7 +115,10 @@ def test_an_attacker_stops_where_most_comes_back(
         assert decide_one(rows, name, 0.1).state == "missed"
         return
     monkeypatch.setattr("evals.choose.search.trials.Trials._run", lambda *given: found)
-    opened: Any = SimpleNamespace(slow=(name,), others={}, drop_limits={}, healing=None)
+    halves = 2 * (SimpleNamespace(samples=SimpleNamespace(groups=None)),)
+    opened: Any = SimpleNamespace(
+        slow=(name,), others={}, drop_limits={}, healing=None, halves=halves
+    )
     trials = Trials(opened, ("here", "there"))  # type: ignore[arg-type]
     (row,) = trials.attack(EditPoint((), ())).tried
     assert (row.name, row.value, row.n) == (f"recovered.{name}", rate, len(made.counted))

@@ -123,20 +123,22 @@ class EditPoint:
 
 def measure_edit(
     measured: MeasuredEdit,
+    base: MeasuredEdit | None,
     on: On,
     names: Iterable[str] = NAMES,
-    base: MeasuredEdit | None = None,
     documents: npt.NDArray[np.int64] | None = None,
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Measured]:
     """The figures of an edit, over all rows and windows. `names`: of the measures of recovery.
 
     `base`: for the change of the held-out loss. `documents`: as for `Engine`.
+    `groups`: those of `Samples`.
     """
-    yield measure_share("recited", measured.exact, on=on)
+    yield measure_share("recited", measured.exact, on=on, groups=groups)
     seen = measured.evidence
     for name in names:
         flags = make_recovery(name).recovered(seen)
-        yield measure_share(f"recovered.{name}", flags, on=on)
+        yield measure_share(f"recovered.{name}", flags, on=on, groups=groups)
     yield _average("next_token_accuracy", measured.next_token_accuracy, on, unit="share")
     yield _average("suffix_nll", measured.nll, on)
     yield _average("completion_entropy", measured.entropy, on)
@@ -175,12 +177,12 @@ def measure_points(
     names = tuple(names)
     measured = engine.measure([(), *selections], advance=advance)
     base, *edits = measured if rows is None else (one.select(rows) for one in measured)
+    groups = engine.groups if rows is None or engine.groups is None else engine.groups[rows]
+    given: Any = on, names, engine.documents, groups
     return [
         EditPoint(
             edit.selection,
-            tuple(
-                measure_edit(edit, on, names, base if edit.selection else None, engine.documents)
-            ),
+            tuple(measure_edit(edit, base if edit.selection else None, *given)),
             names[0],
         )
         for edit in edits

@@ -64,6 +64,9 @@ def add_never(passages: Samples, tested: Samples) -> Samples:
     counts = passages.counts
     if counts is not None:
         counts = np.concatenate([counts, np.zeros(len(tested), dtype=np.int64)])
+    groups = passages.groups
+    if groups is not None:
+        groups = np.concatenate([groups, 1 + np.max(groups) + np.arange(len(tested))])
     return replace(
         passages,
         tokens=np.concatenate([widen(passages), widen(tested)]),
@@ -72,4 +75,5 @@ def add_never(passages: Samples, tested: Samples) -> Samples:
         counts=counts,
         members=np.concatenate([passages.trained_on, np.zeros(len(tested), dtype=np.bool_)]),
         after=after,
+        groups=groups,
     )

@@ -27,7 +27,10 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 _SEED = 0
 
 MERGED = "its tokens equal an earlier row's, so the two count as one passage"
-OVERLAPS = "it overlaps another row, so intervals, which assume independent rows, are too narrow"
+OVERLAPS = (
+    "it overlaps another row, so the two count as one for a limit, and intervals, which assume "
+    "independent rows, are too narrow"
+)
 
 
 def merge_equal_rows(samples: Samples) -> Samples:
@@ -46,7 +49,7 @@ def merge_equal_rows(samples: Samples) -> Samples:
         after=None if samples.after is None else _keep_longest(samples.after, first, kept),
     )
     merged = [RowNote(samples.ids[row], MERGED, kept=False) for row in np.flatnonzero(~kept)]
-    groups = group_repeats(found)
+    found = replace(found, groups=(groups := group_repeats(found)))
     overlaps = np.flatnonzero(np.bincount(groups)[groups] > 1)
     overlap = [RowNote(found.ids[row], OVERLAPS, kept=True) for row in overlaps]
     return replace(found, notes=(*samples.notes, *merged, *overlap))

@@ -48,6 +48,8 @@ class Samples:
     - `source`: where the rows came from, as the user named it.
     - `notes`: rows that were left out, or kept with a reservation.
     - `secrets`: whether every suffix is a secret that was marked, and so counts for itself.
+    - `groups`: int64 [N], a number for the passages that tell of each other
+      (`evals.data.repeats.group_repeats`); None: each is one of its own.
     """
 
     tokens: Tokens
@@ -59,6 +61,7 @@ class Samples:
     after: tuple[Tokens, ...] | None = None
     notes: tuple[RowNote, ...] = field(default=(), metadata=ASIDE)
     secrets: bool = False
+    groups: npt.NDArray[np.int64] | None = field(default=None, metadata=ASIDE)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -115,7 +118,13 @@ class Samples:
             counts=None if self.counts is None else self.counts[mask],
             members=None if self.members is None else self.members[mask],
             after=None if self.after is None else tuple(self.after[row] for row in rows),
+            groups=None if self.groups is None else self.groups[mask],
         )
+
+    @property
+    def independent(self) -> int:
+        """How many groups of passages tell nothing of each other."""
+        return len(self) if self.groups is None else len(np.unique(self.groups))
 
     @property
     def untested(self) -> npt.NDArray[np.int64] | None:

@@ -263,8 +263,10 @@ def _announce(
         if request.limits:
             say("without `baseline`, a limit can be missed, but it cannot be kept")
     elif asked.samples and not all(left.is_whole(at + offset) for at in range(len(edited))):
-        n = int(left.passages[asked.samples.trained_on].sum())  # of taught ones, the count decides
-        for line in foresee(request.limits, n):
+        tested = asked.samples.select(left.passages & asked.samples.trained_on)
+        for line in foresee(
+            request.limits, tested.independent
+        ):  # of taught ones, the count decides
             say(line)
     return asked
 

@@ -71,7 +71,8 @@ class Proposal:
     """What was counted, measured, and proposed. Lengths are in tokens.
 
     - `samples`: with its column; `columns`: all that the table has, if it is one.
-    - `n`: rows. `usable`: those that are long enough and not repeated: `members` and `non_members`.
+    - `n`: rows. `usable`: those that are long enough and not repeated: `members` and `non_members`;
+      `independent`: groups of members that do not overlap, each of which counts once.
       `left_out`: the others, each with its `row` (from 1), `id`, and `reason`.
     - `length`: of the rows, `min`, `median`, and `max`.
     - `suffix_length`: of secrets that are marked, that of the longest that is tested, None for any;
@@ -97,6 +98,7 @@ class Proposal:
     duplicates: int
     overlapping: int
     members: int
+    independent: int
     non_members: int
     length: dict[str, float]
     left_out: list[dict[str, Any]]
@@ -222,6 +224,7 @@ def _count_usable(
         "duplicates": reasons.count(MERGED),
         "overlapping": reasons.count(OVERLAPS),
         "members": members,
+        "independent": rows.select(rows.trained_on).independent,
         "non_members": len(rows) - members,
         "length": {
             "min": int(lengths.min()),
@@ -258,7 +261,7 @@ def _describe_limits(request: ProposalRequest, rows: Samples) -> dict[str, Any]:
 
     asked, splits = request.limit, describe_splits(rows)
     counts = {limit: count_needed(limit) for limit in sorted({*_LIMITS, asked}, reverse=True)}
-    enough = [split["choose"] for split in splits if split["held_back"] >= (counts[asked] or 0)]
+    enough = [split["choose"] for split in splits if (split["held_back_limit"] or 1.0) <= asked]
     needed = {f"{limit:g}": count for limit, count in counts.items() if count is not None}
     return {"needed": needed, "splits": splits, "choose": (enough or [splits[0]["choose"]])[0]}
 

@@ -140,27 +140,36 @@ def measure_chance(drawn: Values) -> float:
 
 class Share(NamedTuple):
     """The share of `n` rows that are hits. `hits`: those in at least one draw; `value`: the mean
-    share of the draws; `bound`: the most that it may be, with 95 % confidence (one-sided)."""
+    share of the draws; `bound`: the most that it may be, with 95 % confidence (one-sided);
+    `independent`: of how many rows, or groups of them, that speaks."""
 
     n: int
     hits: int
     value: float
     interval: Interval
     bound: float
+    independent: int
 
 
-def estimate_share(hits: Flags, counted: Flags | None = None) -> Share:
+def estimate_share(
+    hits: Flags, counted: Flags | None = None, groups: npt.NDArray[np.int64] | None = None
+) -> Share:
     """The share of rows that are hits, in the mean of D draws: bool [D, N], or [N].
 
     `counted`: as large, the rows that count; by default all. Of none, the interval is 0 to 1.
     Interval and bound cover draws and rows, and never claim more than those of one draw. The mean
-    is exact, as it may equal a limit.
+    is exact, as it may equal a limit. `groups`: [N], a number for the rows that tell of each other.
+    The bound is then of groups, each a hit if any of its rows is.
     """
     hits = np.atleast_2d(hits)
     counted = np.ones_like(hits) if counted is None else np.atleast_2d(counted)
     hits, n = hits & counted, int(counted.any(axis=0).sum())
+    if groups is not None and n:
+        alone = estimate_share(hits, counted)
+        joined = estimate_share(join_rows(hits, groups), join_rows(counted, groups))
+        return alone._replace(bound=joined.bound, independent=joined.independent)
     if n == 0:
-        return Share(0, 0, 0.0, Interval(0.0, 1.0), 1.0)
+        return Share(0, 0, 0.0, Interval(0.0, 1.0), 1.0, 0)
     if len(hits) == 1:
         return estimate_count(int(hits.sum()), n)
     numbers, found = (flags.sum(axis=1).tolist() for flags in (counted, hits))
@@ -169,12 +178,22 @@ def estimate_share(hits: Flags, counted: Flags | None = None) -> Share:
     most = math.ceil(middle * each - 1e-9)  # never fewer than were hit: none would support more
     drawn = _resample_draws(lambda some: _mean_rate(hits[some], counted[some]), hits)
     bound = max(bound_share(most, each), float(np.percentile(drawn, 100 * CONFIDENCE)))
-    return Share(n, int(hits.any(axis=0).sum()), middle, widen(wilson(most, each), drawn), bound)
+    found, interval = int(hits.any(axis=0).sum()), widen(wilson(most, each), drawn)
+    return Share(n, found, middle, interval, bound, n)
+
+
+def join_rows(flags: Flags, groups: npt.NDArray[np.int64]) -> Flags:
+    """Whether any row of a group is flagged: bool [D, N] → [D, G]."""
+    numbers, places = np.unique(groups, return_inverse=True)
+    joined = np.zeros((len(flags), len(numbers)), dtype=np.bool_)
+    for draw, own in enumerate(flags):
+        joined[draw, places[own]] = True
+    return joined
 
 
 def estimate_count(count: int, n: int) -> Share:
     """The share of `n` rows, at least one, of which `count` are hits."""
-    return Share(n, count, count / n, wilson(count, n), bound_share(count, n))
+    return Share(n, count, count / n, wilson(count, n), bound_share(count, n), n)
 
 
 def _mean_rate(hits: Flags, counted: Flags) -> float:

@@ -84,6 +84,7 @@ def _decide_share(
     decides: they are all there is."""
     limit, n, value = asked.limit, figure.n or 0, figure.value or 0.0
     bound, whole = float(figure.details["bound"] or 0.0), figure.on in TAUGHT
+    apart = int(figure.details.get("independent") or n)
     what = "share of passages recited word for word"
     if asked.what == "recovered":
         what = f"share of passages recovered by {asked.subject}"
@@ -92,15 +93,18 @@ def _decide_share(
         what = f"{what}, of the {n:,} that it was taught,"
         return _make(figure, asked, value, value, what, None, unclear or "", unclear is None)
     needed, alike = count_needed(limit, value), count_needed(bound, value)
-    if n and needed is not None and alike is not None and alike < n:
+    if n and needed is not None and alike is not None and alike < apart:
         # as far off as that of fewer rows: of those that one run counts, or farther still
         times = (bound - value) / (limit - value)
-        needed = max(n + 1, ceil(needed * n / alike), (value and scale_needed(n, times)) or 0)
+        farther = (value and scale_needed(apart, times)) or 0
+        needed = max(apart + 1, ceil(needed * apart / alike), farther)
     if unclear is not None:
         needed, lacks = None, unclear
     else:
         more = f" with {value:.2%} recovered" if value else ""
-        lacks = describe_shortage(n, limit, needed, more)
+        lacks = describe_shortage(apart, limit, needed, more)
+    if apart < n:
+        what = f"{what}, of {n:,} that overlap and so count as {apart:,},"
     return _make(figure, asked, value, bound, what, needed, lacks, unclear is None)
 
 
@@ -312,14 +316,14 @@ def describe_splits(
     `choose`, `chosen_on` and `held_back` in passages, and `chosen_on_limit` and `held_back_limit`:
     the smallest limits that they decide.
     """
-    splits = [(share, deal_passages(samples, seed, share)) for share in shares]
+    splits = [(share, map(samples.select, deal_passages(samples, seed, share))) for share in shares]
     return [
         {
             "choose": share,
             "chosen_on": len(some),
-            "chosen_on_limit": find_smallest(len(some)),
+            "chosen_on_limit": find_smallest(some.independent if len(some) else 0),
             "held_back": len(rest),
-            "held_back_limit": find_smallest(len(rest)),
+            "held_back_limit": find_smallest(rest.independent if len(rest) else 0),
         }
         for share, (some, rest) in splits
     ]

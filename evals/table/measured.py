@@ -31,16 +31,21 @@ def measure_share(
     base: Flags | None = None,
     twin: Flags | None = None,
     runs: int | None = None,
+    groups: npt.NDArray[np.int64] | None = None,
     **details: Scalar,
 ) -> Measured:
     """The share of passages that are recovered: bool [N], or [D, N] over D runs.
 
     `tried`: as large, those that count; by default all. `base`, `twin`: as large, those that the
-    base, or the model that never saw the passages, gives away, for the change.
+    base, or the model that never saw the passages, gives away, for the change. `groups`: those of
+    `Samples`, for the bound.
     """
     hits = np.atleast_2d(recovered)
     counted = np.ones_like(hits) if tried is None else np.atleast_2d(tried)
-    share = estimate_share(hits, counted)
+    share = estimate_share(hits, counted, groups)
+    known: dict[str, Scalar] = {"count": share.hits, "bound": share.bound}
+    if share.independent < share.n:
+        known["independent"] = share.independent
 
     def compare(other: Flags | None) -> Change | None:
         if other is None or not share.n:
@@ -65,7 +70,7 @@ def measure_share(
         change=compare(base),
         above_twin=compare(twin),
         runs=runs,
-        details={"count": share.hits, "bound": share.bound, **details},
+        details=known | details,
     )
 
 

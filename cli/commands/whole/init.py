@@ -30,6 +30,7 @@ _COUNTS = {
     "duplicates": "duplicates",
     "overlapping": "overlapping, kept",
     "members": "members",
+    "independent": "members that do not overlap",
     "non_members": "non-members",
 }
 _MOST = 8
@@ -142,7 +143,7 @@ def _print_limits(found: Proposal) -> None:
     if found.members == 1:
         note("warning: one passage proves nothing: a search chooses on some and tests on others")
     for limit, n in found.needed.items():
-        enough = "enough" if found.members >= n else "too few"
+        enough = "enough" if found.independent >= n else "too few"
         share = f"{100 * float(limit):g}%"
         echo(
             f"to show that at most {share} is recovered: {n:,} passages, none recovered; you have "

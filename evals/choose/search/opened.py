@@ -196,7 +196,7 @@ class OpenedSearch:
     def foresee(self) -> Iterator[str]:
         """Says whether the passages that are held back can decide the limits."""
         every = int(self.samples.trained_on.sum())
-        return foresee(self.request.limits.items(), len(self.halves[1].samples), every)
+        return foresee(self.request.limits.items(), self.halves[1].samples.independent, every)
 
     @cached_property
     def halves(self) -> tuple[Half, Half]:

@@ -81,7 +81,10 @@ class Trials:
                         fix="give more passages, or leave out the limit",
                     )
                 row = measure_share(
-                    f"{self.prefix}recovered.{name}", *outcome.by_draw, on=HALVES[half]
+                    f"{self.prefix}recovered.{name}",
+                    *outcome.by_draw,
+                    on=HALVES[half],
+                    groups=self.opened.halves[half].samples.groups,
                 )
                 point = replace(point, tried=(*point.tried, row))
         for task, most in self.opened.drop_limits.items() if point.selection else ():

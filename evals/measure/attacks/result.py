@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from evals.measure.attacks.attack import (
     KEPT,
@@ -46,9 +47,16 @@ class Outcomes(NamedTuple):
 
 
 def measure_outcomes(
-    attack: Attack, found: Outcomes, of: str, on: On, *, brief: bool = False, **details: Any
+    attack: Attack,
+    found: Outcomes,
+    of: str,
+    on: On,
+    *,
+    groups: npt.NDArray[np.int64] | None = None,
+    brief: bool = False,
+    **details: Any,
 ) -> Iterator[Measured]:
-    """The rows of one attack. `brief`: only what it recovers in all.
+    """The rows of one attack. `brief`: only what it recovers in all. `groups`: those of `Samples`.
 
     Details of an edited model: `seconds`, if given; of an attack with several settings, the one
     that recovers most (`learned`, `learning_rate`, `steps`), how many `settings` ran, and
@@ -64,7 +72,7 @@ def measure_outcomes(
         yield measure_share(name, *base.by_draw, of=BASE, **given)
     before, never = (None if one is None else one.by_draw[0] for one in (base, twin))
     more |= {"base": before, "twin": never}
-    yield measure_share(name, *after.by_draw, of=of, on=on, runs=runs, **more)
+    yield measure_share(name, *after.by_draw, of=of, on=on, runs=runs, groups=groups, **more)
     if twin is not None:
         yield measure_share(name, *twin.by_draw, of=TWIN, **given)
     if made.control is not None and not brief:

@@ -252,6 +252,8 @@ def measure_attacks(
     """
     if counted is None:
         counted = np.ones(len(plan.passages), dtype=np.bool_)
+    groups = plan.passages.groups
+    shared: Any = {"groups": None if groups is None else groups[counted], "brief": brief}
     for attack in plan.tried:
         name = attack.name
         found = (one.passages.get(name) if one else None for one in (base, edited, twin))
@@ -268,4 +270,4 @@ def measure_attacks(
         control = control if control is not None and control.tried.any() else None
         seconds = edited.seconds[name] + (base.seconds[name] if base else 0.0)
         found_all = Outcomes(before, after, never, control)
-        yield from measure_outcomes(attack, found_all, of, on, brief=brief, seconds=seconds)
+        yield from measure_outcomes(attack, found_all, of, on, seconds=seconds, **shared)

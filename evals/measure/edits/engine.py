@@ -125,6 +125,7 @@ class Engine:
         self._model, self._samples = model, samples
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
         self._costs, self._against, self.documents = costs, against, documents
+        self.groups = samples.groups
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
         self._editable, self._layout, self._fit = editable or Editable(model), layout, fit
         self._measured: dict[Selection, MeasuredEdit] = {}

@@ -83,11 +83,12 @@ class Measure:
         base: Any = None,
         part: str = "",
         twin: Any = None,
+        groups: npt.NDArray[np.int64] | None = None,
     ) -> Iterator[Measured]:
         """The figures of an edited model, and of the base, if there is one: values of rows, [n].
 
         `part`: of the rows, for the names. `twin`: of the model that never saw the passages, for
-        how far shares are above its own.
+        how far shares are above its own. `groups`: those of `Samples`.
         """
         if self.flags is not None:
             before, never = ({} if one is None else self.flags(one) for one in (base, twin))
@@ -96,7 +97,8 @@ class Measure:
                 there = before.get(name)
                 if there is not None:
                     yield measure_share(key, there, of=BASE, on=on)
-                yield measure_share(key, flags, of=of, on=on, base=there, twin=never.get(name))
+                given: Any = {"base": there, "twin": never.get(name)}
+                yield measure_share(key, flags, of=of, on=on, groups=groups, **given)
         elif self.unit is not None:
             key = f"{self.figure or self.name}{part}"
             if base is not None:

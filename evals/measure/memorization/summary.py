@@ -102,7 +102,9 @@ def _measure_rows(
                 None if one is None else one.values[measure.name][mask]
                 for one in (base, test, twin)
             )
-            yield from measure.measure(of, on, after, before, part, never)
+            groups = test.samples.groups
+            rows = None if groups is None else groups[mask]
+            yield from measure.measure(of, on, after, before, part, never, rows)
 
 
 def list_rows(
