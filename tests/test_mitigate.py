@@ -500,6 +500,17 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     assert place == 0, "a benchmark lost more than the text did"
     assert "the cut, healed: 25.0% worse in local_choice" in why
 
+    twice = task.model_copy(  # a perplexity of 20 that became 40: its drop is relative already
+        update={
+            "value": 40.0,
+            "change": Change(difference=20.0),
+            "details": {"drop": 1.0, "drop_is_relative": True},
+        }
+    )
+    place, why = choose_best(two.model_copy(update={"figures": [*two.figures, twice]}), PAIR)
+    assert place == 0
+    assert "the cut, healed: 100.0% worse in local_choice" in why
+
     form = loss.model_copy(update={"of": "edited-2", "name": "form", "on": "never trained on"})
     form = form.model_copy(update={"value": 3.0, "change": Change(difference=1.0)})
     place, why = choose_best(two.model_copy(update={"figures": [*two.figures, form]}), PAIR)

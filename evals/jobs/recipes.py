@@ -126,7 +126,9 @@ def _list_costs(report: Report, of: str) -> Iterator[tuple[str, float]]:
             before, drop = (figure.value or 0.0) - change.difference, figure.details.get("drop")
             if isinstance(drop, float | int):
                 measured = True
-                yield report.names[figure.name].label, drop / max(before, 1e-9)
+                relative = figure.details.get("drop_is_relative")
+                cost = drop if relative else drop / max(before, 1e-9)
+                yield report.names[figure.name].label, cost
     if not measured:
         yield "", math.inf
 
